@@ -1,0 +1,245 @@
+"""params.yaml -> frozen, validated settings.
+
+The file is read as YAML 1.2, where `1e-4` and `5e-05` are numbers and `no` is a word. It is
+checked as a whole: an unknown key, a wrong type or a value out of range is a `ParamsError` of
+one line. The comments in params.yaml give each key's unit and range.
+"""
+
+import difflib
+from io import StringIO
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from typing_extensions import Self
+
+from pipeline.errors import ParamsError
+
+PARAMS_FILE = Path("params.yaml")
+
+Count = Annotated[int, Field(ge=1)]
+CountOrNone = Annotated[int, Field(ge=0)]  # 0 switches the thing off
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+# GPT-2's four published shapes (Radford et al. 2019, table 2): n_layer, n_head, n_embd
+SIZES = {
+    "gpt2": (12, 12, 768),
+    "gpt2-medium": (24, 16, 1024),
+    "gpt2-large": (36, 20, 1280),
+    "gpt2-xl": (48, 25, 1600),
+}
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class CorpusParams(Section):
+    """Where the text comes from."""
+
+    name: Literal["shakespeare", "tinyshakespeare", "tinystories"]
+    path: str = Field(min_length=1)
+    errors: Literal["strict", "replace"]
+
+
+class PrepareParams(Section):
+    """How text becomes tokens."""
+
+    tokenizer: Literal["gpt2", "bpe", "char", "byte"]
+    vocab_size: int = Field(ge=257, le=2**31)
+    format: Literal["bin", "pt"]
+    val_fraction: Fraction
+    test_fraction: Fraction
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> Self:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("Input should be val_fraction + test_fraction below 1")
+        return self
+
+
+class ModelParams(Section):
+    """The network's shape."""
+
+    architecture: Literal["gpt2", "modern"]
+    size: Literal["custom", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
+    n_layer: Count
+    n_head: Count
+    n_embd: Count
+    block_size: Count
+    dropout: Fraction
+    bias: bool
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shape_of_a_named_size(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("size") in SIZES:
+            names = ("n_layer", "n_head", "n_embd")
+            return {**values, **dict(zip(names, SIZES[values["size"]], strict=True))}
+        return values
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Self:
+        if self.n_embd % self.n_head:
+            divisors = [n for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
+            raise ValueError(
+                f"n_head: found {self.n_head}; allowed: a divisor of n_embd "
+                f"({self.n_embd}), as {', '.join(map(str, divisors))}"
+            )
+        if self.architecture == "modern" and (self.n_embd // self.n_head) % 2:
+            raise ValueError(
+                f"n_head: found {self.n_head}; allowed: one that makes the head size "
+                f"n_embd / n_head even, as RoPE turns pairs of channels"
+            )
+        return self
+
+
+class TrainParams(Section):
+    """The optimisation, and how it runs."""
+
+    seed: CountOrNone
+    max_steps: Count
+    micro_batch_size: Count
+    grad_accum_steps: Count
+    batch_order: Literal["random", "shuffled", "sequential"]
+    optimizer: Literal["adamw", "muon"]
+    lr: Positive
+    muon_lr_ratio: Positive
+    min_lr: NotNegative
+    schedule: Literal["cosine", "wsd", "constant"]
+    warmup_steps: CountOrNone
+    decay_fraction: float = Field(ge=0, le=1)
+    weight_decay: NotNegative
+    beta1: Fraction
+    beta2: Fraction
+    grad_clip: NotNegative
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    compile: Literal["auto", "on", "off"]
+    attention: Literal["auto", "matmul", "sdpa"]
+    threads: Literal["auto"] | Count
+    numerics: Literal["native", "portable"]
+    eval_interval: Count
+    eval_batches: CountOrNone
+    log_interval: Count
+    sample_interval: CountOrNone
+    sample_prompt: str
+    sample_tokens: Count
+    keep_interval: CountOrNone
+    target_loss: Positive | None
+    patience: CountOrNone
+    init_from: Literal["scratch"]
+
+    @model_validator(mode="after")
+    def _rates_are_in_order(self) -> Self:
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr: found {self.min_lr}; allowed: 0 to lr ({self.lr})")
+        if self.numerics == "portable" and self.precision not in ("auto", "fp32"):
+            raise ValueError(
+                f"precision: found {self.precision!r}; allowed with numerics: portable: auto, fp32"
+            )
+        return self
+
+
+class LogParams(Section):
+    """What cannot change a result."""
+
+    save_interval: Positive
+
+
+class EvaluateParams(Section):
+    """How held-out text is scored."""
+
+    overlap: Fraction
+    batch_size: Count
+
+
+class SampleParams(Section):
+    """How text is drawn from the model."""
+
+    prompt: str
+    max_new_tokens: Count
+    temperature: NotNegative
+    top_k: CountOrNone
+    seed: CountOrNone
+    num_samples: Count
+
+
+class ReportParams(Section):
+    """How results are drawn."""
+
+    smoothing: Fraction
+    dpi: int = Field(ge=50, le=400)
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    corpus: CorpusParams
+    prepare: PrepareParams
+    model: ModelParams
+    train: TrainParams
+    log: LogParams
+    evaluate: EvaluateParams
+    sample: SampleParams
+    report: ReportParams
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check params.yaml; raises ParamsError of one line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: not found; run from the project's top folder") from None
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: not UTF-8 at byte {error.start}") from None
+    try:
+        values = YAML(typ="safe", pure=True).load(StringIO(text))
+    except YAMLError as error:
+        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path}: found {type(values).__name__}; allowed: sections of settings")
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise ParamsError(f"{path}: {_one_line(error)}") from None
+
+
+def _one_line(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_context=False)
+    problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")  # a typo explains most
+    first, others = problems[0], len(problems) - 1
+    more = f" (and {others} more)" if others else ""
+    # a union's problems end in the name of the alternative: train.threads.int
+    location = [str(part) for part in first["loc"] if "[" not in str(part)]
+    if first["type"] == "value_error":  # a rule over several keys: names its own
+        message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        return f"{'.'.join([*location, message])}{more}"
+    if len(location) > 2:
+        location = location[:2]
+    key = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        return f"{key}: unknown parameter{_suggestion(location)}{more}"
+    if first["type"] == "missing":
+        return f"{key}: missing; every parameter must be there{more}"
+    alternatives = [
+        problem["msg"].removeprefix("Input should be ")
+        for problem in problems
+        if problem["loc"][: len(location)] == first["loc"][: len(location)]
+    ]
+    same_key = len(alternatives) - 1
+    more = f" (and {others - same_key} more)" if others > same_key else ""
+    return f"{key}: found {first['input']!r}; allowed: {' or '.join(alternatives)}{more}"
+
+
+def _suggestion(location: list[str]) -> str:
+    fields: dict[str, Any] = dict(Params.model_fields)
+    for section in location[:-1]:
+        fields = dict(fields[section].annotation.model_fields)
+    close = difflib.get_close_matches(location[-1], fields, n=1)
+    known = f"did you mean {close[0]}?" if close else f"known: {', '.join(fields)}"
+    return f"; {known}"
