@@ -1,0 +1,89 @@
+"""report: figures, results.md, samples.txt, provenance.json, and the README's marked sections.
+
+README.md is no output of the stage: only the sections between its markers are written, and
+people's prose around them never makes a stage stale. `--check` compares instead of writing.
+"""
+
+from pathlib import Path
+
+import typer
+
+from pipeline.errors import ReportError
+from pipeline.params import Params, load_params
+
+REPORTS = Path("reports")
+FIGURES = REPORTS / "figures"
+
+
+def report(
+    check: bool = typer.Option(False, "--check", help="Write nothing; fail if anything differs."),
+) -> None:
+    """Write figures, results and the README's marked sections from the last run.
+
+    Example: `python -m pipeline report --check`
+    """
+    from pipeline.reporting.readme import README, differing, fill
+    from pipeline.reporting.stages import stale_inputs
+    from pipeline.storage import write_bytes
+
+    params = load_params()
+    if stale := stale_inputs():
+        raise ReportError(stale)
+    if not README.is_file():
+        raise ReportError(f"{README}: not found; run from the project's top folder")
+    files, sections = _rendered(params)
+    leftover = [path for path in FIGURES.glob("*") if path not in files]
+    readme = README.read_bytes()
+    changed = [path for path, data in files.items() if not _holds(path, data)]
+
+    if check:
+        found = [f"{README}: section {name}" for name in differing(readme, sections)]
+        found += [path.as_posix() for path in (*changed, *leftover)]
+        if found:
+            raise ReportError(f"{', '.join(found)}: not what the results say; run `make report`")
+        print(f"{README} and {REPORTS}/ are what the results say")
+        return
+
+    filled = fill(readme, sections)  # before any write: its markers may be broken
+    for path in changed:
+        write_bytes(path, files[path])
+    for path in leftover:
+        path.unlink()
+    if filled != readme:
+        write_bytes(README, filled)
+    print(f"wrote {REPORTS}/ and the sections {', '.join(sections)} of {README}")
+
+
+def _rendered(params: Params) -> tuple[dict[Path, bytes], dict[str, str]]:
+    """Every file under reports/ that this stage writes, and the README's sections."""
+    import json
+
+    from pipeline.reporting.plots import draw_figures
+    from pipeline.reporting.provenance import provenance
+    from pipeline.reporting.results import read_results
+    from pipeline.reporting.sections import readme_sections, results_page
+    from pipeline.reporting.stages import read_stages
+    from pipeline.training.samples import format_samples
+
+    results = read_results()
+    origin = provenance(results, read_stages(), params)
+    settings = params.model_dump(include={"prepare", "model", "train", "evaluate", "sample"})
+    figures = draw_figures(
+        results.history,
+        results.positions,
+        results.metrics,
+        params.report.smoothing,
+        params.report.dpi,
+    )
+    texts = {
+        "results.md": results_page(readme_sections(results, origin, reports=""), settings),
+        "samples.txt": format_samples([*results.run["samples"], *results.generated]),
+        "provenance.json": json.dumps(origin, indent=2, ensure_ascii=False) + "\n",
+    }
+    files = {FIGURES / name: data for name, data in figures.items()}
+    files |= {REPORTS / name: text.encode() for name, text in texts.items()}
+    return files, readme_sections(results, origin)
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == data

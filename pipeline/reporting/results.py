@@ -1,0 +1,63 @@
+"""What the stages before left behind, read in one place: a report has no other input."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.errors import ReportError
+
+META = Path("data/tokens/meta.json")
+CHECKPOINTS = Path("data/checkpoints")
+RUN = CHECKPOINTS / "run.json"
+METRICS = Path("reports/metrics.json")
+HISTORY = Path("reports/train.csv")
+POSITIONS = Path("data/evaluation/positions.csv")
+GENERATED = Path("data/evaluation/generated.json")
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of one run of fetch, prepare, train and evaluate."""
+
+    meta: dict[str, Any]  # corpus, tokenizer, splits
+    run: dict[str, Any]  # model, runtime, samples during training, why it stopped
+    metrics: dict[str, Any]  # val, test, train, baselines
+    history: pd.DataFrame  # step, tokens, lr, loss, grad_norm, val_loss (empty between looks)
+    positions: pd.DataFrame  # position in the context, mean test loss there
+    generated: list[dict[str, Any]]  # prompt, settings, text, of the finished model
+
+
+def read_results() -> Results:
+    """Read every input of a report; raises ReportError for one that is missing or broken."""
+    return Results(
+        meta=_read_json(META),
+        run=_read_json(RUN),
+        metrics=_read_json(METRICS),
+        history=_read_csv(HISTORY),
+        positions=_read_csv(POSITIONS),
+        generated=_read_json(GENERATED),
+    )
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ReportError(f"{path}: not found; run `dvc repro`") from None
+    except ValueError as error:
+        raise ReportError(f"{path}: not valid JSON ({error}); run `dvc repro`") from None
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path)
+    except FileNotFoundError:
+        raise ReportError(f"{path}: not found; run `dvc repro`") from None
+    except ValueError as error:
+        raise ReportError(f"{path}: not valid CSV ({error}); run `dvc repro`") from None
+    if table.empty:
+        raise ReportError(f"{path}: found no row; allowed: one or more; run `dvc repro`")
+    return table

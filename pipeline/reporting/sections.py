@@ -1,0 +1,219 @@
+"""The results in Markdown: one function for each marked section of the README.
+
+Every number comes from a file that a stage wrote, in the same digits everywhere.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.reporting.plots import BASELINES
+from pipeline.reporting.results import Results
+from pipeline.training.samples import sample_heading, visible
+
+LOG_ROWS = 12  # as many as are read at a glance
+STOPPED = {
+    "max_steps": "",
+    "target_loss": " It stopped early, at its target loss.",
+    "patience": " It stopped early, as the val loss no longer fell.",
+}
+
+
+def readme_sections(
+    results: Results, provenance: dict[str, Any], reports: str = "reports/"
+) -> dict[str, str]:
+    """Section name -> Markdown. `reports` is the way from the reader's file to reports/."""
+    return {
+        "SUMMARY": summary(results),
+        "PLOT": plot(reports),
+        "METRICS": metrics(results),
+        "LOGS": logs(results, reports),
+        "SAMPLES": samples(results, reports),
+        "PROVENANCE": provenance_table(provenance, reports),
+    }
+
+
+def results_page(sections: dict[str, str], settings: dict[str, dict[str, Any]]) -> str:
+    """reports/results.md: the same sections on a page of their own, with the settings."""
+    titles = {
+        "SUMMARY": "Summary",
+        "PLOT": "Figures",
+        "METRICS": "Metrics",
+        "LOGS": "Log",
+        "SAMPLES": "Samples",
+        "PROVENANCE": "Provenance",
+    }
+    pages = [f"## {title}\n\n{sections[name]}\n" for name, title in titles.items()]
+    rows = [
+        (code(f"{section}.{key}"), code(json.dumps(value, ensure_ascii=False)))
+        for section, values in settings.items()
+        for key, value in values.items()
+    ]
+    pages.insert(-1, f"## Settings\n\n{table(('setting', 'value'), rows)}\n")
+    return "\n".join(["# Results\n", *pages])
+
+
+def summary(results: Results) -> str:
+    """What was trained on what, and how good it is, in a paragraph."""
+    corpus, model, train = results.meta["corpus"], results.run["model"], results.metrics["train"]
+    tokenizer, test = results.meta["tokenizer"], results.metrics["test"]
+    xz = results.metrics["baselines"]["xz_after_train"]["bits_per_byte"]
+    return (
+        f"A `{model['architecture']}` model of {train['parameters'] / 1e6:.2f} M parameters "
+        f"({model['n_layer']} layers, {model['n_head']} heads, {model['n_embd']} wide, context "
+        f"{model['block_size']} tokens) on *{corpus['name']}* ({count(corpus['documents'])} "
+        f"documents, {corpus['bytes'] / 1e6:.2f} MB, `{tokenizer['kind']}` tokenizer of "
+        f"{count(tokenizer['vocab_size'])} tokens), trained for {count(train['steps'])} steps or "
+        f"{train['tokens'] / 1e6:.2f} M tokens.{STOPPED[results.run['stopped']]}\n\n"
+        f"On held-out test text it reaches **{test['bits_per_byte']:.3f} bits per byte** "
+        f"(perplexity {test['perplexity']:.2f} a token); `xz -9`, after it has seen the train "
+        f"text, needs {xz:.3f}."
+    )
+
+
+def plot(reports: str) -> str:
+    """The figures: the two that tell most in the open, the others folded."""
+    figures = f"{reports}figures"
+    return (
+        f"![Train and val loss over steps]({figures}/loss.png)\n\n"
+        f"![Bits per byte of the test text, beside simpler models and xz]"
+        f"({figures}/bits_per_byte.png)\n\n"
+        "<details><summary>Learning rate, gradient norm, loss by position</summary>\n\n"
+        f"![Learning rate over steps]({figures}/learning_rate.png)\n\n"
+        f"![Gradient norm over steps]({figures}/gradient_norm.png)\n\n"
+        f"![Test loss by position in the context]({figures}/loss_by_position.png)\n\n"
+        "</details>"
+    )
+
+
+def metrics(results: Results) -> str:
+    """How training ended, held-out scores, and what the test text costs otherwise."""
+    train, baselines = results.metrics["train"], results.metrics["baselines"]
+    training = [
+        ("final loss", f"{train['final_loss']:.4f}"),
+        ("best loss", f"{train['best_loss']:.4f} at step {count(train['best_loss_step'])}"),
+        ("mean loss of the last 100 steps", f"{train['mean_loss_last_100']:.4f}"),
+        ("best val loss", f"{train['best_val_loss']:.4f} at step {count(train['best_step'])}"),
+        ("steps", count(train["steps"])),
+        ("tokens", count(train["tokens"])),
+    ]
+    splits = [
+        (
+            split,
+            f"{results.metrics[split]['loss']:.4f}",
+            f"{results.metrics[split]['perplexity']:.2f}",
+            f"{results.metrics[split]['bits_per_byte']:.4f}",
+        )
+        for split in ("val", "test")
+    ]
+    others = [
+        (label, f"{baselines[name]['bits_per_byte']:.4f}") for name, label in BASELINES.items()
+    ]
+    return "\n\n".join(
+        (
+            "The best checkpoint on the whole of each split, every token scored once:",
+            table(("split", "loss (nats per token)", "perplexity", "bits per byte"), splits),
+            "The test text without this model:",
+            table(("predicted from", "bits per byte"), others),
+            "During training (nats per token):",
+            table(("training", "value"), training),
+        )
+    )
+
+
+def logs(results: Results, reports: str) -> str:
+    """Rows of train.csv, evenly spread, those with a look at val before others."""
+    history = results.history
+    looks = history.dropna(subset=["val_loss"])
+    rows = looks if len(looks) > 1 else history
+    last, shown = len(rows) - 1, min(LOG_ROWS, len(rows))
+    chosen = sorted({round(i * last / max(shown - 1, 1)) for i in range(shown)})
+    lines = [
+        (
+            count(row["step"]),
+            count(row["tokens"]),
+            f"{row['lr']:.3g}",
+            f"{row['loss']:.4f}",
+            f"{row['val_loss']:.4f}" if row["val_loss"] == row["val_loss"] else "",
+            f"{row['grad_norm']:.3f}",
+        )
+        for row in rows.iloc[chosen].to_dict("records")
+    ]
+    heads = ("step", "tokens", "lr", "loss", "val loss", "gradient norm")
+    return f"{table(heads, lines)}\n\nEvery row: [train.csv]({reports}train.csv)."
+
+
+def samples(results: Results, reports: str) -> str:
+    """What the finished model writes, and what it wrote on the way."""
+    finished = "\n\n".join(
+        f"**Sample {number}**: {sample_heading(sample)}\n\n{fenced(sample['text'])}"
+        for number, sample in enumerate(results.generated, 1)
+    )
+    on_the_way = "\n\n".join(
+        f"After {sample_heading(sample)}:\n\n{fenced(sample['text'])}"
+        for sample in results.run["samples"]
+    )
+    if on_the_way:
+        on_the_way = (
+            f"<details><summary>During training</summary>\n\n{on_the_way}\n\n</details>\n\n"
+        )
+    return f"{finished}\n\n{on_the_way}All of them: [samples.txt]({reports}samples.txt)."
+
+
+def provenance_table(provenance: dict[str, Any], reports: str) -> str:
+    """What the results came from, by content: anyone can hash the same things and compare."""
+    corpus, tokens = provenance["corpus"], provenance["tokens"]
+    rows = [
+        (f"corpus: {corpus['name']}, {corpus['source']}", code(corpus["sha256"])),
+        (f"tokenizer: {tokens['tokenizer']['kind']}", code(tokens["tokenizer"]["sha256"])),
+        *((f"tokens: {name}", code(s["sha256"])) for name, s in tokens["splits"].items()),
+        *(
+            (f"parameters: `{name}`", code(digest))
+            for name, digest in provenance["parameters"].items()
+        ),
+        *(
+            (f"code of `{name}` ({len(stage['files'])} files)", code(stage["code"]))
+            for name, stage in provenance["stages"].items()
+        ),
+        *((f"checkpoint: {name}", code(digest)) for name, digest in _weights(provenance)),
+    ]
+    facts = {**provenance["platform"], **provenance["figures"]}
+    platform = ", ".join(f"{name} {code(value)}" for name, value in facts.items())
+    return (
+        f"{table(('made from', 'sha256'), rows)}\n\nNumeric platform: {platform}.\n\n"
+        f"Every file's hash: [provenance.json]({reports}provenance.json)."
+    )
+
+
+def _weights(provenance: dict[str, Any]) -> list[tuple[str, str]]:
+    return [item for item in provenance["checkpoints"].items() if item[0].endswith(".pt")]
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; a column that holds nothing but numbers stands right."""
+    numbers = [
+        all(re.fullmatch(r"[-+.,\de]*", row[column]) for row in rows)
+        for column in range(len(heads))
+    ]
+    rule = ["---:" if is_number else "---" for is_number in numbers]
+    lines = [[cell.replace("|", r"\|") for cell in row] for row in (heads, rule, *rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def code(value: object) -> str:
+    """A value in code type, on one line."""
+    return f"`{' '.join(str(value).replace('`', chr(39)).split())}`"
+
+
+def count(number: float) -> str:
+    """12345 -> 12,345"""
+    return f"{int(number):,}"
+
+
+def fenced(text: str) -> str:
+    """A text in a code fence that it cannot close itself."""
+    text = visible(text).strip("\n")
+    ticks = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, ticks + 1)
+    return f"{fence}text\n{text}\n{fence}"

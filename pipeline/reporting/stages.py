@@ -1,0 +1,75 @@
+"""The stages of dvc.yaml: which code and which parameters each depends on, and whether it is due.
+
+A report must not be written from results that are stale, or a number would stand beside inputs
+that did not make it. Whether they are is DVC's to say: `dvc status`.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline.errors import ReportError
+
+DVC_FILE = Path("dvc.yaml")
+LAST_INPUT = "evaluate"  # the last stage before report
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: the code files and the sections of params.yaml that it depends on."""
+
+    name: str
+    code: tuple[str, ...]
+    params: tuple[str, ...]
+
+
+def read_stages(path: Path = DVC_FILE) -> list[Stage]:
+    """The stages in the order of dvc.yaml."""
+    try:
+        stages = YAML(typ="safe", pure=True).load(path)["stages"]
+    except FileNotFoundError:
+        raise ReportError(f"{path}: not found; run from the project's top folder") from None
+    return [
+        Stage(
+            name,
+            tuple(dep for dep in stage.get("deps", ()) if dep.endswith(".py")),
+            tuple(stage.get("params", ())),
+        )
+        for name, stage in stages.items()
+    ]
+
+
+def stale_inputs() -> str | None:
+    """One line on the first stage before report whose results are not those of this tree."""
+    command = [sys.executable, "-m", "dvc", "status", "--json", "--with-deps", LAST_INPUT]
+    status = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    if status.returncode:
+        lines = status.stderr.strip().splitlines() or ["it said nothing"]
+        raise ReportError(f"dvc status: {lines[0].removeprefix('ERROR: ')}")
+    changes: dict[str, list[Any]] = json.loads(status.stdout or "{}")
+    for stage in read_stages():  # the first in the flow explains those after it
+        found = [what for change in changes.get(stage.name, ()) for what in _described(change)]
+        if found:
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            first = f"{', '.join(found[:3])}{more}"
+            return f"stage {stage.name} is stale ({first}); run `dvc repro`"
+    return None
+
+
+def _described(change: Any) -> list[str]:
+    """`{"changed deps": {"a.py": "modified"}}` -> ["a.py modified"]; `"changed command"` as is."""
+    if isinstance(change, str):
+        return [change]
+    described = []
+    for paths in change.values():
+        for path, state in paths.items():
+            if isinstance(state, dict):  # params.yaml -> what happened to each section
+                described += [f"{path}: {key} {what}" for key, what in state.items()]
+            else:
+                described.append(f"{path} {state}")
+    return described

@@ -1,0 +1,337 @@
+"""Proves what `report` promises, in a real DVC repository whose other stages hand over a small run.
+
+It writes the same bytes again, touches no prose, repairs what was edited by hand without a change
+to dvc.lock, and `--check` names whatever is not what the results say.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from finished_run import GENERATED, RUN, metrics, write_run
+
+from pipeline.__main__ import main
+from pipeline.params import load_params
+from pipeline.reporting.results import read_results
+from pipeline.reporting.sections import fenced, readme_sections, table
+from pipeline.training.samples import format_samples
+
+ROOT = Path(__file__).parent.parent
+NAMES = ("SUMMARY", "PLOT", "METRICS", "LOGS", "SAMPLES", "PROVENANCE")
+README = (
+    "# A title\r\n"
+    + "".join(
+        f"prose before {name}\n<!--AUTO:{name}:START--><!--AUTO:{name}:END-->\n" for name in NAMES
+    )
+    + "\tthe end, without a newline  "
+)
+DVC_YAML = """
+stages:
+  train:
+    cmd: cp -r made/checkpoints made/tokens data/ && cp made/train.csv reports/
+    params: [corpus, prepare, model, train]
+    deps: [made/checkpoints, made/tokens, made/train.csv, code/train.py]
+    outs: [data/checkpoints, data/tokens]
+    plots: [reports/train.csv: {cache: false}]
+  evaluate:
+    cmd: cp -r made/evaluation data/ && cp made/metrics.json reports/
+    params: [evaluate, sample]
+    deps: [made/evaluation, made/metrics.json, data/checkpoints, data/tokens]
+    outs: [data/evaluation]
+    metrics: [reports/metrics.json: {cache: false}]
+  report:
+    cmd: python -m pipeline report
+    params: [corpus, prepare, model, train, evaluate, sample, report]
+    deps: [data/tokens/meta.json, data/checkpoints, data/evaluation,
+      reports/metrics.json, reports/train.csv, code/train.py]
+    outs:
+      - reports/figures: {cache: false, persist: true}
+      - reports/provenance.json: {cache: false, persist: true}
+      - reports/results.md: {cache: false, persist: true}
+      - reports/samples.txt: {cache: false, persist: true}
+"""
+
+
+def dvc(*arguments: str, status: int = 0) -> str:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    run = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+    )
+    assert run.returncode == status, run.stdout
+    return run.stdout
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project after `dvc repro`."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("DVC_SITE_CACHE_DIR", str(folder.parent / "site-cache"))
+        write_run(folder)
+        Path("made").mkdir()
+        for name in ("data/checkpoints", "data/tokens", "data/evaluation"):
+            Path(name).rename(f"made/{Path(name).name}")
+        for name in ("reports/metrics.json", "reports/train.csv"):
+            Path(name).rename(f"made/{Path(name).name}")
+        Path("code").mkdir()
+        Path("code/train.py").write_text("# trains\n")
+        Path("dvc.yaml").write_text(DVC_YAML)
+        shutil.copy(ROOT / "params.yaml", folder)
+        edit("params.yaml", b"dpi: 120", b"dpi: 50")
+        Path("README.md").write_bytes(README.encode())
+        dvc("init", "--no-scm", "--quiet")
+        dvc("config", "core.analytics", "false")
+        dvc("repro")
+    return folder
+
+
+@pytest.fixture
+def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished project to change, as the current folder."""
+    folder = tmp_path / "project"
+    shutil.copytree(finished, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site-cache"))
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file that people or git see."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".dvc" not in path.relative_to(folder).parts
+    }
+
+
+def edit(path: str, old: bytes, new: bytes) -> None:
+    data = Path(path).read_bytes()
+    assert old in data
+    Path(path).write_bytes(data.replace(old, new, 1))
+
+
+def error_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line on stderr of a command that has to fail with status 1."""
+    capsys.readouterr()
+    assert main(list(arguments)) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_a_repro_writes_every_file_and_the_check_agrees(project: Path) -> None:
+    written = {"results.md", "samples.txt", "provenance.json", "metrics.json", "train.csv"}
+    assert {path.name for path in Path("reports").iterdir()} == {*written, "figures"}
+    assert main(["report", "--check"]) == 0
+    assert "up to date" in dvc("status")
+
+
+def test_a_second_report_changes_nothing(project: Path) -> None:
+    before = tree(project)
+    times = {path: path.stat().st_mtime_ns for path in Path("reports").rglob("*")}
+    assert main(["report"]) == 0
+    assert tree(project) == before
+    assert {path: path.stat().st_mtime_ns for path in Path("reports").rglob("*")} == times
+
+
+def test_prose_outside_the_markers_is_what_it_was_to_the_byte(project: Path) -> None:
+    text = Path("README.md").read_bytes()
+    for name in NAMES:
+        start, end = (f"<!--AUTO:{name}:{kind}-->".encode() for kind in ("START", "END"))
+        before, rest = text.split(start)
+        inside, after = rest.split(end)
+        assert inside.strip()
+        text = before + start + end + after
+    assert text == README.encode()
+
+
+def test_check_writes_nothing(project: Path) -> None:
+    edit("README.md", b"perplexity 31.51", b"perplexity 11.51")
+    edit("reports/results.md", b"# Results", b"# Result")
+    before = tree(project)
+    assert main(["report", "--check"]) == 1
+    assert tree(project) == before
+
+
+def test_a_digit_changed_inside_any_marker_is_named(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = Path("README.md").read_bytes()
+    for name in NAMES:
+        start = whole.index(f"<!--AUTO:{name}:START-->".encode()) + len(name) + 20
+        at = next((i for i in range(start, len(whole)) if whole[i : i + 1].isdigit()), None)
+        end = whole.index(f"<!--AUTO:{name}:END-->".encode())
+        if at is None or at > end:  # the section has no digit: any other byte
+            at = start
+        changed = b"7" if whole[at : at + 1] != b"7" else b"8"
+        Path("README.md").write_bytes(whole[:at] + changed + whole[at + 1 :])
+        line = error_line(capsys, "report", "--check")
+        assert f"README.md: section {name}:" in line
+        assert "make report" in line
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "reports/results.md",
+        "reports/samples.txt",
+        "reports/provenance.json",
+        "reports/figures/loss.png",
+    ],
+)
+def test_a_changed_or_missing_file_is_named(
+    project: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    data = Path(name).read_bytes()
+    Path(name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert f"error: {name}: not what the results say" in error_line(capsys, "report", "--check")
+    Path(name).unlink()
+    assert f"error: {name}: not what the results say" in error_line(capsys, "report", "--check")
+    assert main(["report"]) == 0
+    assert Path(name).read_bytes() == data
+
+
+def test_a_metric_newer_than_the_readme_is_named(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit("made/metrics.json", b"3.4502", b"3.4401")
+    dvc("repro", "evaluate")
+    line = error_line(capsys, "report", "--check")
+    assert "README.md: section METRICS" in line
+    assert "reports/results.md" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "stage", "named"),
+    [
+        (lambda: edit("reports/metrics.json", b"3.4502", b"3.4401"), "evaluate", "metrics.json"),
+        (lambda: edit("data/checkpoints/best.pt", b"best", b"Best"), "train", "data/checkpoints"),
+        (lambda: edit("params.yaml", b"lr: 5.0e-3", b"lr: 6.0e-3"), "train", "train"),
+        (lambda: edit("code/train.py", b"#", b"##"), "train", "code/train.py modified"),
+        (lambda: shutil.rmtree("data/evaluation"), "evaluate", "data/evaluation deleted"),
+    ],
+)
+def test_stale_inputs_are_refused_and_earlier_results_stay(
+    project: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[], None],
+    stage: str,
+    named: str,
+) -> None:
+    """A number must not be written beside inputs that did not make it."""
+    change()
+    before = tree(project)
+    for arguments in (["report"], ["report", "--check"]):
+        line = error_line(capsys, *arguments)
+        assert line.startswith(f"error: stage {stage} is stale (")
+        assert named in line
+        assert line.endswith("run `dvc repro`")
+    assert tree(project) == before
+
+
+def test_forcing_the_stage_repairs_the_readme_and_leaves_dvc_lock(project: Path) -> None:
+    before = tree(project)
+    edit("README.md", b"perplexity 31.51", b"perplexity 11.51")
+    dvc("repro", "--single-item", "--force", "report")
+    assert tree(project) == before
+
+
+def test_a_failing_stage_leaves_the_earlier_report(project: Path) -> None:
+    edit("README.md", b"<!--AUTO:LOGS:END-->", b"")
+    edit("params.yaml", b"dpi: 50", b"dpi: 60")
+    before = tree(project)
+    output = dvc("repro", status=255)
+    assert "error: README.md: line " in output
+    assert tree(project) == before
+
+
+def test_a_new_report_setting_runs_report_alone(project: Path) -> None:
+    edit("params.yaml", b"smoothing: 0.9", b"smoothing: 0.5")
+    output = dvc("repro")
+    assert "Running stage 'report'" in output
+    assert output.count("Running stage") == 1
+    assert main(["report", "--check"]) == 0
+
+
+def test_a_figure_that_is_no_longer_drawn_is_removed(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("reports/figures/old.png").write_bytes(b"old")
+    assert "error: reports/figures/old.png:" in error_line(capsys, "report", "--check")
+    assert main(["report"]) == 0
+    assert not Path("reports/figures/old.png").exists()
+
+
+def test_a_missing_readme_is_an_error_of_one_line(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("README.md").unlink()
+    assert "README.md: not found" in error_line(capsys, "report")
+
+
+def test_outside_a_dvc_repository_it_is_an_error_of_one_line(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(".dvc")
+    assert "dvc status:" in error_line(capsys, "report")
+
+
+def test_samples_are_those_of_training_then_of_the_finished_model(project: Path) -> None:
+    text = Path("reports/samples.txt").read_text(encoding="utf-8")
+    assert text == format_samples([*RUN["samples"], *GENERATED])
+
+
+def test_every_metric_stands_in_the_readme(project: Path) -> None:
+    text = Path("README.md").read_text(encoding="utf-8")
+    for shown in ("3.0412", "2.9017 at step 2,470", "3.0688", "3.1947 at step 2,500", "2,560,000"):
+        assert shown in text
+    for split in ("| val | 3.4713 | 32.18 | 1.8467 |", "| test | 3.4502 | 31.51 | 1.8312 |"):
+        assert split in text
+    for values in metrics()["baselines"].values():  # type: ignore[attr-defined]
+        assert f"| {values['bits_per_byte']:.4f} |" in text
+
+
+def test_report_and_its_check_import_no_torch(project: Path) -> None:
+    code = (
+        "import sys; from pipeline.__main__ import main; status = main(['report', '--check']);"
+        "sys.exit(status or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("stopped", ["target_loss", "patience"])
+def test_an_early_stop_is_told(project: Path, stopped: str) -> None:
+    results = read_results()
+    results.run["stopped"] = stopped
+    origin = json.loads(Path("reports/provenance.json").read_text(encoding="utf-8"))
+    assert "It stopped early" in readme_sections(results, origin)["SUMMARY"]
+
+
+def test_a_text_cannot_leave_its_fence() -> None:
+    assert fenced("a ```` b\n```\n") == "`````text\na ```` b\n```\n`````"
+
+
+def test_numbers_stand_right_and_bars_stay_inside_their_cell() -> None:
+    assert (
+        table(("name", "n"), [("a|b", "1,234")])
+        == "| name | n |\n| --- | ---: |\n| a\\|b | 1,234 |"
+    )
+
+
+def test_settings_of_the_run_stand_in_results_md(project: Path) -> None:
+    text = Path("reports/results.md").read_text(encoding="utf-8")
+    assert f"| `train.lr` | `{load_params().train.lr}` |" in text
+    assert '| `sample.prompt` | `"ROMEO:\\n"` |' in text
