@@ -104,7 +104,9 @@ def verify_tokens(path: Path) -> None:
     for start in range(0, len(file.tokens), 1 << 20):
         piece = file.tokens[start : start + (1 << 20)]
         if piece.max() >= file.vocab_size or piece.min() < 0:
-            raise TokenFileError(f"{path}: found id {piece.max()}; allowed: 0 to {file.vocab_size}")
+            raise TokenFileError(
+                f"{path}: found id {piece.max()}; allowed: 0 to {file.vocab_size - 1}"
+            )
         digest.update(piece.astype(dtype).tobytes())
     if digest.hexdigest() != file.sha256:
         raise TokenFileError(f"{path}: found sha256 {digest.hexdigest()}; it states {file.sha256}")

