@@ -68,13 +68,7 @@ def _rendered(params: Params) -> tuple[dict[Path, bytes], dict[str, str]]:
     results = read_results()
     origin = provenance(results, read_stages(), params)
     settings = params.model_dump(include={"prepare", "model", "train", "evaluate", "sample"})
-    figures = draw_figures(
-        results.history,
-        results.positions,
-        results.metrics,
-        params.report.smoothing,
-        params.report.dpi,
-    )
+    figures = draw_figures(results, params.report.smoothing, params.report.dpi)
     texts = {
         "results.md": results_page(readme_sections(results, origin, reports=""), settings),
         "samples.txt": format_samples([*results.run["samples"], *results.generated]),

@@ -56,7 +56,7 @@ RUN = {
 GENERATED = [
     {
         "prompt": "ROMEO:\n",
-        "settings": {"temperature": 0.8, "top_k": 50, "seed": 1337},
+        "settings": {"temperature": 0.8, "top_k": 50, "seed": 1337, "sample": 1},
         "text": "ROMEO:\nWhat lady is that, which doth enrich the hand\nOf yonder knight?\n",
     },
 ]
@@ -109,7 +109,7 @@ def write_run(folder: Path) -> None:
     noise = random.Random(1)
     positions = "".join(
         f"{position},{3.2 + 2.2 * math.exp(-position / 9) + noise.gauss(0, 0.04)!r}\n"
-        for position in range(128)
+        for position in range(1, 129)
     )
     texts = {
         "data/tokens/meta.json": json.dumps(META),

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import hashlib
 from pipeline.reporting.plots import draw_figures
 from pipeline.reporting.results import read_results
 results = read_results()
-figures = draw_figures(results.history, results.positions, results.metrics, 0.9, 60)
+figures = draw_figures(results, 0.9, 60)
 print({name: hashlib.sha256(png).hexdigest() for name, png in figures.items()})
 """
 
@@ -30,7 +31,7 @@ def figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]
     write_run(tmp_path)
     monkeypatch.chdir(tmp_path)
     results = read_results()
-    return draw_figures(results.history, results.positions, results.metrics, 0.9, 60)
+    return draw_figures(results, 0.9, 60)
 
 
 def test_every_figure_is_a_png_of_the_asked_size(figures: dict[str, bytes]) -> None:
@@ -58,7 +59,7 @@ def test_bytes_are_the_same_in_another_process_with_other_matplotlib_settings(
         seen.append(run.stdout)
     assert seen[0] == seen[1]
     results = read_results()
-    again = draw_figures(results.history, results.positions, results.metrics, 0.9, 60)
+    again = draw_figures(results, 0.9, 60)
     assert again == figures
 
 
@@ -75,15 +76,23 @@ def test_every_number_drawn_changes_the_figure(figures: dict[str, bytes]) -> Non
         lr=results.history["lr"] ** 2, grad_norm=results.history["grad_norm"] ** 2
     )
     bent = results.positions.assign(loss=results.positions["loss"] ** 2)
-    changed = draw_figures(steeper, bent, other, 0.9, 60)
+    altered = replace(results, history=steeper, positions=bent, metrics=other)
+    changed = draw_figures(altered, 0.9, 60)
     assert all(changed[name] != figures[name] for name in figures)
 
 
 def test_a_run_of_one_row_without_a_look_at_val_is_drawn(figures: dict[str, bytes]) -> None:
     results = read_results()
     row = results.history.iloc[:1].assign(val_loss=float("nan"))
-    drawn = draw_figures(row, results.positions.iloc[:1], metrics(), 0.0, 60)
-    assert set(drawn) == set(figures)
+    short = replace(results, history=row, positions=results.positions.iloc[:1])
+    assert set(draw_figures(short, 0.0, 60)) == set(figures)
+
+
+def test_without_a_test_split_the_figure_shows_val(figures: dict[str, bytes]) -> None:
+    results = read_results()
+    del results.metrics["test"]
+    assert results.held_out == "val"
+    assert draw_figures(results, 0.9, 60)["bits_per_byte.png"] != figures["bits_per_byte.png"]
 
 
 def test_the_smoothed_curve_does_not_lag_behind_a_straight_line() -> None:

@@ -1,12 +1,21 @@
-"""Proves that only the text between the README's markers is ever written."""
+"""Proves that only the text between the README's markers is ever written.
+
+And that what people wrote around them is true of the files and settings that it names.
+"""
+
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ReportError
+from pipeline.params import load_params
 from pipeline.reporting.readme import differing, fill
 
+ROOT = Path(__file__).parent.parent
+FILE_ENDINGS = {"py", "csv", "yaml"}
 SECTIONS = {"ONE": "first\nline", "TWO": "| a |\n| --- |"}
 
 
@@ -85,3 +94,34 @@ def test_broken_markers_are_an_error_of_one_line(readme: bytes, message: str) ->
             function(readme, SECTIONS)
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_the_map_names_every_module_and_every_line_of_it_is_true() -> None:
+    """The README is the way into the code."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = text.split("\npipeline/\n")[1].split("\ntests/")[0]
+    named, folder = set(), Path("pipeline")
+    for line in tree.splitlines():
+        name = line.split()[0]
+        if name.endswith("/"):
+            folder = Path("pipeline", name)
+        else:
+            depth_one = line.startswith("  ") and not line.startswith("    ")
+            named.add((Path("pipeline") if depth_one else folder) / name)
+    modules = {path.relative_to(ROOT) for path in (ROOT / "pipeline").rglob("*.py")}
+    assert named == {path for path in modules if path.name != "__init__.py"}
+
+
+def test_every_setting_that_the_readme_names_exists() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    params = load_params(ROOT / "params.yaml").model_dump()
+    prose = re.sub(rb"(?s)(<!--AUTO:\w+:START-->).*?(<!--AUTO:)", rb"\1\2", text.encode()).decode()
+    pattern = rf"\b({'|'.join(params)})\.([a-z_0-9]+)\b(?!/)"
+    for section, key in re.findall(pattern, prose):
+        assert key in params[section] or key in FILE_ENDINGS, f"{section}.{key}"
+    assert "train.lr" in prose
+
+
+def test_the_readme_has_every_section_that_report_writes() -> None:
+    names = ("SUMMARY", "PLOT", "METRICS", "LOGS", "SAMPLES", "PROVENANCE")
+    fill((ROOT / "README.md").read_bytes(), dict.fromkeys(names, ""))

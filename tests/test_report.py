@@ -312,6 +312,16 @@ def test_report_and_its_check_import_no_torch(project: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_without_a_test_split_the_result_is_read_off_val(project: Path) -> None:
+    results = read_results()
+    del results.metrics["test"]
+    origin = json.loads(Path("reports/provenance.json").read_text(encoding="utf-8"))
+    sections = readme_sections(results, origin)
+    assert "On the val text" in sections["SUMMARY"]
+    assert "**1.847 bits per byte**" in sections["SUMMARY"]
+    assert "| test |" not in sections["METRICS"]
+
+
 @pytest.mark.parametrize("stopped", ["target_loss", "patience"])
 def test_an_early_stop_is_told(project: Path, stopped: str) -> None:
     results = read_results()

@@ -15,7 +15,7 @@ def test_appending_one_by_one_gives_the_file_written_at_once() -> None:
 def test_headings_say_where_a_text_comes_from() -> None:
     text = format_samples([{"step": 1500, "text": "a"}, GENERATED[0]])
     assert text.startswith("=== step 1,500 ===\na\n\n=== finished model, prompt 'ROMEO:\\n', ")
-    assert "temperature 0.8, top_k 50, seed 1337" in text
+    assert "temperature 0.8, top_k 50, seed 1337, sample 1" in text
 
 
 def test_control_characters_are_shown_and_letters_of_any_script_are_kept() -> None:

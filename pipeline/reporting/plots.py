@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from pipeline.reporting.results import Results
+
 BLUE, PALE, ORANGE, GREEN, GREY, INK = (
     "#2563b0",
     "#b7cce6",
@@ -47,28 +49,23 @@ BASELINES = {  # in metrics.json -> in words, from weak to strong
     "uniform": "every token alike",
     "unigram": "token frequencies",
     "bigram": "token pairs",
-    "xz": "xz -9, test text alone",
+    "xz": "xz -9, this text alone",
     "xz_after_train": "xz -9, after the train text",
 }
 
 
-def draw_figures(
-    history: pd.DataFrame,
-    positions: pd.DataFrame,
-    metrics: dict[str, Any],
-    smoothing: float,
-    dpi: int,
-) -> dict[str, bytes]:
-    """File name -> PNG. `smoothing` is the weight of the past in the smoothed curves, 0 to 1."""
+def draw_figures(results: Results, smoothing: float, dpi: int) -> dict[str, bytes]:
+    """File name -> PNG; `smoothing` is the weight of the rest in each smoothed point, 0 to 1."""
+    history = results.history
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({**STYLE, "figure.dpi": dpi, "savefig.dpi": dpi})
         return {
-            "loss.png": _loss(history, metrics["train"], smoothing),
+            "loss.png": _loss(history, results.metrics["train"], smoothing),
             "learning_rate.png": _learning_rate(history),
             "gradient_norm.png": _gradient_norm(history, smoothing),
-            "bits_per_byte.png": _bits_per_byte(metrics),
-            "loss_by_position.png": _loss_by_position(positions, smoothing),
+            "bits_per_byte.png": _bits_per_byte(results),
+            "loss_by_position.png": _loss_by_position(results.positions, smoothing),
         }
 
 
@@ -123,12 +120,14 @@ def _gradient_norm(history: pd.DataFrame, smoothing: float) -> bytes:
     return _png(figure)
 
 
-def _bits_per_byte(metrics: dict[str, Any]) -> bytes:
-    figure, axes = _figure("What the test text costs (lower is better)", "bits per byte", "")
+def _bits_per_byte(results: Results) -> bytes:
+    metrics = results.metrics
+    title = f"What the {results.held_out} text costs (lower is better)"
+    figure, axes = _figure(title, "bits per byte", "")
     values = {
         label: metrics["baselines"][name]["bits_per_byte"] for name, label in BASELINES.items()
     }
-    values["this model"] = metrics["test"]["bits_per_byte"]
+    values["this model"] = metrics[results.held_out]["bits_per_byte"]
     values = dict(sorted(values.items(), key=lambda item: -item[1]))
     colors = [BLUE if label == "this model" else GREY for label in values]
     bars = axes.barh(list(values), list(values.values()), color=colors, height=0.68)
@@ -143,7 +142,7 @@ def _bits_per_byte(metrics: dict[str, Any]) -> bytes:
 
 
 def _loss_by_position(positions: pd.DataFrame, smoothing: float) -> bytes:
-    title = "Test loss by position in the context"
+    title = "Held-out loss by position in the context"
     figure, axes = _figure(title, "tokens of context before it", "nats per token")
     axes.plot(positions["position"], positions["loss"], color=PALE, linewidth=1, label="raw")
     axes.plot(

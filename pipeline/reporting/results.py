@@ -26,8 +26,13 @@ class Results:
     run: dict[str, Any]  # model, runtime, samples during training, why it stopped
     metrics: dict[str, Any]  # val, test, train, baselines
     history: pd.DataFrame  # step, tokens, lr, loss, grad_norm, val_loss (empty between looks)
-    positions: pd.DataFrame  # position in the context, mean test loss there
+    positions: pd.DataFrame  # position in the context, mean held-out loss there
     generated: list[dict[str, Any]]  # prompt, settings, text, of the finished model
+
+    @property
+    def held_out(self) -> str:
+        """The split that the result is read off: val where prepare.test_fraction is 0."""
+        return "test" if "test" in self.metrics else "val"
 
 
 def read_results() -> Results:

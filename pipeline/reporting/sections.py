@@ -57,7 +57,7 @@ def results_page(sections: dict[str, str], settings: dict[str, dict[str, Any]]) 
 def summary(results: Results) -> str:
     """What was trained on what, and how good it is, in a paragraph."""
     corpus, model, train = results.meta["corpus"], results.run["model"], results.metrics["train"]
-    tokenizer, test = results.meta["tokenizer"], results.metrics["test"]
+    tokenizer, held_out = results.meta["tokenizer"], results.metrics[results.held_out]
     xz = results.metrics["baselines"]["xz_after_train"]["bits_per_byte"]
     return (
         f"A `{model['architecture']}` model of {train['parameters'] / 1e6:.2f} M parameters "
@@ -66,9 +66,10 @@ def summary(results: Results) -> str:
         f"documents, {corpus['bytes'] / 1e6:.2f} MB, `{tokenizer['kind']}` tokenizer of "
         f"{count(tokenizer['vocab_size'])} tokens), trained for {count(train['steps'])} steps or "
         f"{train['tokens'] / 1e6:.2f} M tokens.{STOPPED[results.run['stopped']]}\n\n"
-        f"On held-out test text it reaches **{test['bits_per_byte']:.3f} bits per byte** "
-        f"(perplexity {test['perplexity']:.2f} a token); `xz -9`, after it has seen the train "
-        f"text, needs {xz:.3f}."
+        f"On the {results.held_out} text, which it has never seen, it reaches "
+        f"**{held_out['bits_per_byte']:.3f} bits per byte** (perplexity "
+        f"{held_out['perplexity']:.2f} a token); `xz -9`, given the train text first, needs "
+        f"{xz:.3f}."
     )
 
 
@@ -77,18 +78,18 @@ def plot(reports: str) -> str:
     figures = f"{reports}figures"
     return (
         f"![Train and val loss over steps]({figures}/loss.png)\n\n"
-        f"![Bits per byte of the test text, beside simpler models and xz]"
+        f"![Bits per byte of held-out text, beside simpler models and xz]"
         f"({figures}/bits_per_byte.png)\n\n"
         "<details><summary>Learning rate, gradient norm, loss by position</summary>\n\n"
         f"![Learning rate over steps]({figures}/learning_rate.png)\n\n"
         f"![Gradient norm over steps]({figures}/gradient_norm.png)\n\n"
-        f"![Test loss by position in the context]({figures}/loss_by_position.png)\n\n"
+        f"![Held-out loss by position in the context]({figures}/loss_by_position.png)\n\n"
         "</details>"
     )
 
 
 def metrics(results: Results) -> str:
-    """How training ended, held-out scores, and what the test text costs otherwise."""
+    """Held-out scores, what the same text costs otherwise, and how training ended."""
     train, baselines = results.metrics["train"], results.metrics["baselines"]
     training = [
         ("final loss", f"{train['final_loss']:.4f}"),
@@ -106,6 +107,7 @@ def metrics(results: Results) -> str:
             f"{results.metrics[split]['bits_per_byte']:.4f}",
         )
         for split in ("val", "test")
+        if split in results.metrics
     ]
     others = [
         (label, f"{baselines[name]['bits_per_byte']:.4f}") for name, label in BASELINES.items()
@@ -114,7 +116,7 @@ def metrics(results: Results) -> str:
         (
             "The best checkpoint on the whole of each split, every token scored once:",
             table(("split", "loss (nats per token)", "perplexity", "bits per byte"), splits),
-            "The test text without this model:",
+            f"The {results.held_out} text without this model:",
             table(("predicted from", "bits per byte"), others),
             "During training (nats per token):",
             table(("training", "value"), training),
@@ -147,18 +149,21 @@ def logs(results: Results, reports: str) -> str:
 def samples(results: Results, reports: str) -> str:
     """What the finished model writes, and what it wrote on the way."""
     finished = "\n\n".join(
-        f"**Sample {number}**: {sample_heading(sample)}\n\n{fenced(sample['text'])}"
-        for number, sample in enumerate(results.generated, 1)
+        f"{_sentence(sample)}:\n\n{fenced(sample['text'])}" for sample in results.generated
     )
     on_the_way = "\n\n".join(
-        f"After {sample_heading(sample)}:\n\n{fenced(sample['text'])}"
-        for sample in results.run["samples"]
+        f"{_sentence(sample)}:\n\n{fenced(sample['text'])}" for sample in results.run["samples"]
     )
     if on_the_way:
         on_the_way = (
             f"<details><summary>During training</summary>\n\n{on_the_way}\n\n</details>\n\n"
         )
     return f"{finished}\n\n{on_the_way}All of them: [samples.txt]({reports}samples.txt)."
+
+
+def _sentence(sample: dict[str, Any]) -> str:
+    heading = sample_heading(sample)
+    return heading[0].upper() + heading[1:]
 
 
 def provenance_table(provenance: dict[str, Any], reports: str) -> str:

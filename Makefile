@@ -1,0 +1,47 @@
+# The project's commands; `make` alone lists them. Needs GNU make 3.81+, sh, Python 3.10 to 3.13.
+# Another Python:  make setup PYTHON=/path/to/python3.12
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.installed
+
+# the stages' `python` is the one of .venv
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro report test test-all lint clean
+
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+
+setup: $(READY) ## Install everything into .venv, at the versions of constraints.txt
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "make: $(PYTHON) is not Python 3.10 to 3.13; name one: make PYTHON=python3.12" >&2; \
+	  exit 1; }
+	$(PYTHON) -m venv .venv
+	@echo "installing, this takes some minutes the first time"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+repro: $(READY) ## Run every stage that is due: raw text to README
+	$(BIN)/dvc repro
+
+report: $(READY) ## Rewrite figures, results and the README's sections from the last run
+	$(BIN)/dvc repro --single-item --force report
+
+test: lint ## Check style and types, run the fast tests
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: lint ## Check style and types, run all tests, the slow proofs too
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## Check style and types alone
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## Remove .venv and the tools' caches; results, data and unfinished runs stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find pipeline tests -name __pycache__ -type d -prune -exec rm -rf {} +
