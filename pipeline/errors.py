@@ -5,7 +5,7 @@ Anything else that escapes a command is a bug and keeps its traceback.
 
 
 class UserError(Exception):
-    """A mistake in what the user gave; its text names the thing, what was found, what is allowed."""
+    """A mistake in what the user gave; says what it is about, what was found, what is allowed."""
 
     exit_code = 2
 

@@ -1,0 +1,153 @@
+"""Stage evaluate: data/checkpoints, data/tokens -> reports/metrics.json, data/evaluation."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.params import load_params
+from pipeline.storage import write_json, write_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.corpus.tokenizers import Tokenizer
+    from pipeline.evaluation.perplexity import Score
+
+TOKENS = Path("data/tokens")
+CHECKPOINTS = Path("data/checkpoints")
+EVALUATION = Path("data/evaluation")
+METRICS = Path("reports/metrics.json")
+LAST_STEPS = 100  # of the mean training loss at the end
+
+
+def evaluate() -> None:
+    """Score best.pt on all of val and test, each target once, and draw its samples.
+
+    Writes reports/metrics.json, and to data/evaluation the loss by position and the samples.
+    Computed in fp32, whatever the training's precision.
+
+    Example: python -m pipeline evaluate
+    """
+    params = load_params()
+    from pipeline.training import runtime as runtimes
+
+    runtimes.prepare_process(params.train)
+    from contextlib import nullcontext
+
+    from pipeline.corpus import tokenizers
+    from pipeline.corpus.token_file import load_split
+    from pipeline.evaluation.perplexity import score_split
+    from pipeline.evaluation.sampling import generate
+    from pipeline.training.checkpoint import load_checkpoint, read_checkpoint
+
+    model, best = load_checkpoint(CHECKPOINTS / "best.pt")
+    runtime = runtimes.choose(params.train, model.config.block_size)
+    model.to(runtime.device).set_attention(runtime.attention)
+    tokenizer = tokenizers.from_json(best["tokenizer"], "best.pt")
+    console = Console()
+
+    def score(name: str, overlap: float) -> "Score":
+        return score_split(
+            model,
+            splits[name],
+            overlap=overlap,
+            batch_size=params.evaluate.batch_size,
+            autocast=nullcontext,
+            name=name,
+        )
+
+    splits = {name: load_split(TOKENS, name).tokens for name in ("train", "val", "test")}
+    metrics: dict[str, Any] = {}
+    for name in ("val", "test"):
+        if name == "test" and len(splits[name]) == 0:
+            console.print("no test split: prepare.test_fraction is 0")
+            continue
+        whole = score(name, params.evaluate.overlap)
+        text_bytes = sum(len(tokenizer.token_bytes(i)) for i in splits[name][1:].tolist())
+        metrics[name] = {
+            "loss": whole.loss,
+            "perplexity": whole.perplexity,
+            "bits_per_byte": whole.bits_per_byte(text_bytes),
+            "targets": whole.targets,
+            "bytes": text_bytes,
+        }
+        held_out = name
+    metrics["train"] = _training_facts(read_checkpoint(CHECKPOINTS / "last.pt"), best)
+    metrics["train"]["parameters"] = model.count_parameters()
+    metrics["baselines"] = _baselines(splits["train"], splits[held_out], tokenizer)
+
+    blocks = score(held_out, 0.0)  # without overlap every position is scored as often
+    means = blocks.position_nats / blocks.position_targets.clip(min=1)
+    rows = [f"{place},{mean!r}" for place, mean in enumerate(means.tolist(), 1)]
+    write_text(EVALUATION / "positions.csv", "\n".join(["position,loss", *rows]) + "\n")
+
+    sample = params.sample
+    prompt = tokenizer.encode(sample.prompt).tolist() or [tokenizer.eot_id]
+    drawn = generate(
+        model,
+        prompt,
+        max_new_tokens=sample.max_new_tokens,
+        temperature=sample.temperature,
+        top_k=sample.top_k,
+        seed=sample.seed,
+        num_samples=sample.num_samples,
+        stop_id=tokenizer.eot_id,
+    )
+    settings = sample.model_dump(include={"temperature", "top_k", "seed"})
+    generated = [
+        {
+            "prompt": sample.prompt,
+            "settings": {**settings, "sample": number},
+            "text": tokenizer.decode(prompt + ids),
+        }
+        for number, ids in enumerate(drawn, 1)
+    ]
+    write_json(EVALUATION / "generated.json", generated)
+    write_json(METRICS, metrics)
+
+    table = Table("split", "loss", "perplexity", "bits per byte")
+    for name in ("val", "test"):
+        if name in metrics:
+            values = metrics[name]
+            numbers = (values["loss"], values["perplexity"], values["bits_per_byte"])
+            table.add_row(name, *(f"{number:.4f}" for number in numbers))
+    console.print(table)
+
+
+def _training_facts(last: dict[str, Any], best: dict[str, Any]) -> dict[str, Any]:
+    losses, rows = last["history"]["losses"], last["history"]["rows"]
+    lowest = min(range(len(losses)), key=losses.__getitem__)
+    return {
+        "steps": last["step"],
+        "tokens": rows["tokens"][-1],
+        "final_loss": losses[-1],
+        "best_loss": losses[lowest],
+        "best_loss_step": lowest + 1,
+        "mean_loss_last_100": sum(losses[-LAST_STEPS:]) / len(losses[-LAST_STEPS:]),
+        "best_val_loss": best["best_loss"],
+        "best_step": best["step"],
+    }
+
+
+def _baselines(
+    train: "NDArray[np.integer]", held_out: "NDArray[np.integer]", tokenizer: "Tokenizer"
+) -> dict[str, dict[str, float]]:
+    """Bits per byte of simpler models on the held-out split."""
+    from pipeline.evaluation import baselines
+
+    def text(ids: "NDArray[np.integer]") -> bytes:
+        return b"".join(map(tokenizer.token_bytes, ids.tolist()))
+
+    size, text_bytes = tokenizer.vocab_size, len(text(held_out[1:]))
+    most = baselines.XZ_MOST_BYTES  # a token has at least one byte, but for the separator
+    bits = {
+        "uniform": baselines.uniform_bits(len(held_out) - 1, size),
+        "unigram": baselines.unigram_bits(train, held_out, size),
+        "bigram": baselines.bigram_bits(train, held_out, size),
+        "xz": baselines.xz_bits(text(held_out[1:])),
+        "xz_after_train": baselines.xz_bits(text(held_out[1:]), after=text(train[-most:])),
+    }
+    return {name: {"bits_per_byte": value / text_bytes} for name, value in bits.items()}

@@ -1,0 +1,106 @@
+"""How well a model predicts a whole text: every target scored exactly once.
+
+Windows of block_size tokens slide over the split by a stride of (1 - overlap) * block_size. The
+first window scores all its targets, each later one those that no window before it scored, so
+that a target has at least overlap * block_size tokens of context, but near the start. The split's
+first token has no context and is no target. (Sliding windows: Baevski and Auli 2019, §3.)
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from pipeline.errors import CorpusError
+from pipeline.model.gpt import GPT
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sums over a split, in float64."""
+
+    nats: float  # total loss
+    targets: int
+    position_nats: NDArray[np.float64]  # (T,) loss by position in the window
+    position_targets: NDArray[np.int64]  # (T,)
+
+    @property
+    def loss(self) -> float:
+        """Mean, nats per token."""
+        return self.nats / self.targets
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.loss)
+
+    def bits_per_byte(self, text_bytes: int) -> float:
+        """Bits over the bytes of the scored targets' text."""
+        return self.nats / math.log(2) / text_bytes
+
+
+def windows(tokens: int, block_size: int, overlap: float) -> list[tuple[int, int]]:
+    """(first input, first scored position) of each window over a stream of `tokens` tokens.
+
+    All windows are block_size long; the last one ends at the stream's end.
+    """
+    targets = tokens - 1
+    stride = max(1, block_size - round(overlap * block_size))
+    plan = [(0, 0)]
+    scored = block_size
+    while scored < targets:
+        new = min(stride, targets - scored)
+        scored += new
+        plan.append((scored - block_size, block_size - new))
+    return plan
+
+
+@torch.no_grad()
+def score_split(
+    model: GPT,
+    tokens: NDArray[np.integer],
+    *,
+    overlap: float,
+    batch_size: int,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    name: str,
+    most_windows: int = 0,
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
+) -> Score:
+    """Score a split; most_windows > 0 takes that many, evenly spaced, instead of all.
+
+    batch_size: windows in one forward pass. Raises CorpusError where the split is shorter than
+    block_size + 1 tokens.
+    """
+    T = model.config.block_size
+    if len(tokens) < T + 1:
+        raise CorpusError(
+            f"{name} split: found {len(tokens)} tokens; allowed: at least "
+            f"model.block_size + 1 ({T + 1})"
+        )
+    plan = windows(len(tokens), T, overlap)
+    if 0 < most_windows < len(plan):
+        plan = [plan[i * len(plan) // most_windows] for i in range(most_windows)]
+    model.eval()
+    device = next(model.parameters()).device
+    nats, targets = np.zeros(T), np.zeros(T, dtype=np.int64)
+    for first in range(0, len(plan), batch_size):
+        part = plan[first : first + batch_size]
+        block = np.stack([tokens[start : start + T + 1] for start, _ in part]).astype(np.int64)
+        both = torch.from_numpy(block).to(device)  # (B, T + 1)
+        with autocast():
+            logits, _ = model(both[:, :-1])  # (B, T, V)
+        losses = F.cross_entropy(
+            logits.float().flatten(0, 1), both[:, 1:].flatten(), reduction="none"
+        )
+        scored = np.arange(T) >= np.array([[position] for _, position in part])  # (B, T)
+        losses_64 = losses.view(len(part), T).double().cpu().numpy()
+        nats += np.where(scored, losses_64, 0.0).sum(axis=0)
+        targets += scored.sum(axis=0)
+        on_batch(first + len(part), len(plan))
+    return Score(float(nats.sum()), int(targets.sum()), nats, targets)

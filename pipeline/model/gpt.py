@@ -1,0 +1,215 @@
+"""GPT-2 and its modern descendant, in one file of plain torch.
+
+`gpt2` is GPT-2 exactly (Radford et al. 2019): learned positions, LayerNorm before each part,
+GELU with the tanh approximation, a head tied to the token embedding, residual projections
+initialised smaller by 1 / sqrt(2 n_layer).
+
+`modern` is the function of `NanoChatForCausalLM` in transformers without its soft-capping:
+rotary positions (Su et al. 2021), RMSNorm without parameters (also right after the embedding),
+queries and keys normalised after the rotation, ReLU squared (So et al. 2021), an untied head,
+no biases, residual projections and head initialised to zero.
+
+Shapes: B sequences, T tokens, C channels, V vocabulary, H heads, D head size.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NORM_EPS = {"gpt2": 1e-5, "modern": 1e-6}
+ROPE_BASE = 10_000.0
+IGNORE = -1  # a target that counts for nothing: padding
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """What fixes the network's function and the shapes of its weights."""
+
+    architecture: str  # gpt2, modern
+    n_layer: int
+    n_head: int  # divides n_embd
+    n_embd: int
+    block_size: int  # longest context, tokens
+    vocab_size: int
+    dropout: float = 0.0
+    bias: bool = True  # gpt2 only
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    return F.rms_norm(x, (x.size(-1),), eps=NORM_EPS["modern"])
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm with an optional bias."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(config.n_embd))
+        self.bias = nn.Parameter(torch.zeros(config.n_embd)) if config.bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, NORM_EPS["gpt2"])
+
+
+def rotary_tables(head_size: int, block_size: int) -> tuple[Tensor, Tensor]:
+    """cos and sin of every position's angles, each (T, D / 2)."""
+    frequencies = ROPE_BASE ** -(torch.arange(0, head_size, 2).float() / head_size)
+    angles = torch.outer(torch.arange(block_size).float(), frequencies)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (x[i], x[i + D / 2]) of (B, H, T, D) by its position's angle."""
+    x1, x2 = x.chunk(2, dim=-1)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    return torch.cat((x1 * cos + x2 * sin, x2 * cos - x1 * sin), dim=-1)
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.n_head, self.dropout = config.n_head, config.dropout
+        self.modern = config.architecture == "modern"
+        bias = config.bias and not self.modern
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=bias)
+        self.kernel = "sdpa"
+
+    def forward(self, x: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
+        B, T, C = x.shape
+        q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).unbind(2)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
+        if cos is not None and sin is not None:
+            q, k = rms_norm(rotate(q, cos, sin)), rms_norm(rotate(k, cos, sin))
+            q, k = q.to(v.dtype), k.to(v.dtype)
+        dropout = self.dropout if self.training else 0.0
+        if self.kernel == "sdpa":
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        else:  # plain products: faster than fused kernels on a CPU for short contexts
+            scores = q @ k.transpose(-2, -1) * (1.0 / math.sqrt(q.size(-1)))  # (B, H, T, T)
+            future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)
+            weights = scores.masked_fill(future, -torch.inf).softmax(dim=-1)
+            y = F.dropout(weights, dropout).to(v.dtype) @ v  # (B, H, T, D)
+        return self.c_proj(y.transpose(1, 2).reshape(B, T, C))  # type: ignore[no-any-return]
+
+
+class MLP(nn.Module):
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.modern = config.architecture == "modern"
+        bias = config.bias and not self.modern
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=bias)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.c_fc(x)  # (B, T, 4C)
+        x = F.relu(x).square() if self.modern else F.gelu(x, approximate="tanh")
+        return self.c_proj(x)  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        gpt2 = config.architecture == "gpt2"
+        self.ln_1 = LayerNorm(config) if gpt2 else None
+        self.attn = Attention(config)
+        self.ln_2 = LayerNorm(config) if gpt2 else None
+        self.mlp = MLP(config)
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        y = self.attn(self.ln_1(x) if self.ln_1 is not None else rms_norm(x), cos, sin)
+        x = x + F.dropout(y, dropout)
+        y = self.mlp(self.ln_2(x) if self.ln_2 is not None else rms_norm(x))
+        return x + F.dropout(y, dropout)
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer: token ids in, next-token logits and loss out."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        gpt2 = config.architecture == "gpt2"
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd) if gpt2 else None
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = LayerNorm(config) if gpt2 else None
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        if gpt2:
+            self.lm_head.weight = self.wte.weight
+        else:
+            cos, sin = rotary_tables(config.n_embd // config.n_head, config.block_size)
+            self.register_buffer("cos", cos, persistent=False)
+            self.register_buffer("sin", sin, persistent=False)
+
+    def initialise(self, seed: int) -> None:
+        """Draw all weights from `seed` alone, as GPT-2 §2.3 or nanochat do."""
+        generator = torch.Generator().manual_seed(seed)
+        gpt2, config = self.config.architecture == "gpt2", self.config
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.dim() == 1:
+                nn.init.ones_(parameter)
+            elif gpt2:
+                std = 0.02 / math.sqrt(2 * config.n_layer) if "c_proj" in name else 0.02
+                nn.init.normal_(parameter, std=std, generator=generator)
+            elif "c_proj" in name or name == "lm_head.weight":
+                nn.init.zeros_(parameter)
+            elif name == "wte.weight":
+                nn.init.normal_(parameter, std=1.0, generator=generator)
+            else:  # Glorot for what widens, 1 / sqrt(fan_in): the spectral condition (Yang 2023)
+                nn.init.normal_(parameter, std=1 / math.sqrt(config.n_embd), generator=generator)
+
+    def set_attention(self, kernel: str) -> None:
+        """Compute attention by torch's fused kernels (`sdpa`) or by plain products (`matmul`)."""
+        for block in self.h:
+            block.attn.kernel = kernel  # type: ignore[union-attr]
+
+    def features(self, idx: Tensor) -> Tensor:
+        """What the head reads, (B, T, C), for ids (B, T)."""
+        T = idx.size(1)
+        if T > self.config.block_size:
+            raise ValueError(f"{T} tokens are longer than block_size {self.config.block_size}")
+        x = self.wte(idx)  # (B, T, C)
+        cos = sin = None
+        if self.wpe is not None:
+            x = x + self.wpe(torch.arange(T, device=idx.device))
+            x = F.dropout(x, self.config.dropout, self.training)
+        else:
+            cos, sin = self.cos[:T], self.sin[:T]  # type: ignore[index]
+            x = rms_norm(x)
+        for block in self.h:
+            x = block(x, cos, sin)
+        return self.ln_f(x) if self.ln_f is not None else rms_norm(x)
+
+    def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Logits (B, T, V) of ids (B, T), and with targets (B, T) their mean loss in nats.
+
+        A target of -1 counts for nothing.
+        """
+        logits = self.lm_head(self.features(idx))  # (B, T, V)
+        if targets is None:
+            return logits, None
+        loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
+        return logits, loss
+
+    def count_parameters(self) -> int:
+        """Trainable numbers, a tied head counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def flops_per_token(self) -> int:
+        """Forward and backward FLOPs of one token: 6 a matrix weight, 12 n_layer C T attention.
+
+        PaLM appendix B (Chowdhery et al. 2022); embedding look-ups cost nothing, the head counts.
+        """
+        config = self.config
+        matrices = 12 * config.n_layer * config.n_embd**2 + config.n_embd * config.vocab_size
+        return 6 * matrices + 12 * config.n_layer * config.n_embd * config.block_size

@@ -1,0 +1,136 @@
+"""Checkpoints: a .pt file holding one dict of tensors and plain values.
+
+Keys: config (GPTConfig's fields), model_state_dict, step, loss (training, nats per token),
+best_loss (val, nats per token), learning_rate, history, tokenizer (its JSON); last.pt also has
+optimizer_state_dict. Files are read with `weights_only=True`: nothing in them is executed. The
+same values always give the same bytes.
+"""
+
+import pickle
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import CheckpointError
+from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.storage import atomic_writer
+
+KEYS = ("config", "model_state_dict", "step", "tokenizer")
+
+
+def plain_copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor with memory of its own, on the CPU: what makes equal values equal bytes.
+
+    A tied weight, which is one tensor under two names, stays one.
+    """
+    copies: dict[int, Tensor] = {}
+    for tensor in tensors.values():
+        if tensor.data_ptr() not in copies:
+            copies[tensor.data_ptr()] = tensor.detach().to("cpu", copy=True).contiguous()
+    return {name: copies[tensor.data_ptr()] for name, tensor in tensors.items()}
+
+
+def save_tensors(path: Path, payload: dict[str, Any]) -> None:
+    """Write a dict of tensors and plain values atomically."""
+    with atomic_writer(path) as file:
+        torch.save(payload, file)
+
+
+def read_tensors(path: Path, device: str = "cpu") -> dict[str, Any]:
+    """Read what save_tensors wrote; raises CheckpointError for anything else."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken:
+            raise CheckpointError(f"{path}: damaged: the checksum of {broken} does not agree")
+        payload = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: not found; `dvc repro` trains it") from None
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(f"{path}: not a whole checkpoint: {error}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path}: refused: holds more than tensors and plain values ({reason})"
+        ) from None
+    if not isinstance(payload, dict):
+        raise CheckpointError(f"{path}: found {type(payload).__name__}; allowed: a dict")
+    return payload
+
+
+def read_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
+    """The dict of a checkpoint file, its keys checked."""
+    checkpoint = read_tensors(path, device)
+    missing = [key for key in KEYS if key not in checkpoint]
+    if missing:
+        raise CheckpointError(f"{path}: not one of ours: {', '.join(missing)} missing")
+    return checkpoint
+
+
+def load_checkpoint(path: str | Path, device: str = "cpu") -> tuple[GPT, dict[str, Any]]:
+    """The model of a checkpoint, in eval mode on `device`, and the checkpoint's dict.
+
+    Raises CheckpointError where the file is missing, damaged, foreign, or does not fit.
+    """
+    path = Path(path)
+    checkpoint = read_checkpoint(path, device)
+    try:
+        model = GPT(GPTConfig(**checkpoint["config"]))
+        model.load_state_dict(checkpoint["model_state_dict"])
+    except (TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: weights do not fit the config: {reason}") from None
+    return model.to(device).eval(), checkpoint
+
+
+def checkpoint_payload(
+    model: GPT,
+    *,
+    step: int,
+    loss: float,
+    best_loss: float | None,
+    learning_rate: float,
+    history: dict[str, Any],
+    tokenizer: dict[str, Any],
+) -> dict[str, Any]:
+    """The dict that a checkpoint file holds."""
+    return {
+        "config": asdict(model.config),
+        "model_state_dict": plain_copy(model.state_dict()),
+        "step": step,
+        "loss": loss,
+        "best_loss": best_loss,
+        "learning_rate": learning_rate,
+        "history": history,
+        "tokenizer": tokenizer,
+    }
+
+
+def optimizer_tensors(
+    model: GPT, optimizers: list[torch.optim.Optimizer]
+) -> dict[str, dict[str, Tensor]]:
+    """Every optimizer's state as {parameter's name: {state's name: tensor}}, in a fixed order."""
+    states: dict[str, dict[str, Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        for optimizer in optimizers:
+            if parameter in optimizer.state:
+                state = optimizer.state[parameter]
+                states[name] = plain_copy({key: state[key] for key in sorted(state)})
+    return states
+
+
+def load_optimizer_tensors(
+    model: GPT, optimizers: list[torch.optim.Optimizer], states: dict[str, dict[str, Tensor]]
+) -> None:
+    """Put back what optimizer_tensors took."""
+    for name, parameter in model.named_parameters():
+        for optimizer in optimizers:
+            members = [id(p) for group in optimizer.param_groups for p in group["params"]]
+            if name in states and id(parameter) in members:
+                optimizer.state[parameter] = {
+                    key: tensor.to(parameter.device) for key, tensor in states[name].items()
+                }

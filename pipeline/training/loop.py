@@ -1,0 +1,292 @@
+"""The training loop: plain torch, one optimizer update a step.
+
+AMP, gradient accumulation, clipping, warmup and decay. Everything random is a function of the
+step, everything that decides the result is in the state, so a run stopped anywhere and resumed
+ends in the same bytes. Losses stay on the device until a row, a look at val or a save needs them.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.corpus.batches import Batches
+from pipeline.errors import TrainingError
+from pipeline.model.gpt import GPT
+from pipeline.params import TrainParams
+from pipeline.randomness import seed_for
+from pipeline.storage import write_text
+from pipeline.training.checkpoint import (
+    checkpoint_payload,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    plain_copy,
+    save_tensors,
+)
+from pipeline.training.history import History, Row
+from pipeline.training.optimizer import build_optimizers, set_lr
+from pipeline.training.resume import ResumeState
+from pipeline.training.runtime import Runtime
+from pipeline.training.samples import format_samples
+from pipeline.training.schedule import lr_at
+
+MUON_MOMENTUM = 0.95
+
+
+@dataclass
+class Outputs:
+    """Where a run writes."""
+
+    checkpoints: Path
+    train_csv: Path
+    samples_txt: Path
+
+
+@dataclass
+class Hooks:
+    """What the loop asks of its caller."""
+
+    validate: Callable[[GPT], float]  # mean val loss, nats per token
+    sample: Callable[[GPT, int], str]  # text after a step
+    on_step: Callable[["Trainer"], None]  # after every step: show it
+    on_event: Callable[[str], None]  # a line worth a log
+    stop_requested: Callable[[], bool]  # Ctrl-C or SIGTERM came
+
+
+@dataclass
+class Trainer:
+    """A model in training, and all that a resumed run needs of it."""
+
+    model: GPT
+    batches: Batches
+    params: TrainParams
+    runtime: Runtime
+    tokenizer: dict[str, Any]
+    step: int = 0
+    best_loss: float | None = None  # val
+    best_step: int = 0
+    looks_without_better: int = 0
+    stopped: str = ""  # max_steps, target_loss or patience, once the run is over
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)  # names of the numbered checkpoints
+    history: History = field(default_factory=History)
+
+    def __post_init__(self) -> None:
+        params, runtime = self.params, self.runtime
+        self.model.set_attention(runtime.attention)
+        self.optimizers = build_optimizers(
+            self.model,
+            optimizer=params.optimizer,
+            lr=params.lr,
+            muon_lr_ratio=params.muon_lr_ratio,
+            weight_decay=params.weight_decay,
+            betas=(params.beta1, params.beta2),
+            momentum=MUON_MOMENTUM,
+            muon_dtype=torch.bfloat16 if runtime.precision != "fp32" else torch.float32,
+        )
+        self.scaler = torch.amp.GradScaler(runtime.device, enabled=runtime.precision == "fp16")
+        self.forward: Callable[..., Any] = (
+            torch.compile(self.model) if runtime.compile else self.model
+        )
+        self.tokens_per_step = self.batches.sequences_per_step * self.batches.block_size
+        self.lr = 0.0
+        self.val_loss: float | None = None
+        self._pending: list[torch.Tensor] = []  # losses not read back from the device yet
+        self._grad_norm = torch.zeros(())
+
+    def train_step(self) -> None:
+        """One optimizer update from the next step's batch."""
+        params, device = self.params, self.runtime.device
+        self.step += 1
+        self.model.train()
+        self.lr = lr_at(
+            self.step,
+            lr=params.lr,
+            min_lr=params.min_lr,
+            schedule=params.schedule,
+            warmup_steps=params.warmup_steps,
+            max_steps=params.max_steps,
+            decay_fraction=params.decay_fraction,
+        )
+        set_lr(self.optimizers, self.lr)
+        total = torch.zeros((), device=device)
+        for micro_step in range(params.grad_accum_steps):
+            x, y = self.batches.sequences(
+                self.step, micro_step * params.micro_batch_size, params.micro_batch_size
+            )
+            if device == "cuda":
+                x = x.pin_memory().to(device, non_blocking=True)
+                y = y.pin_memory().to(device, non_blocking=True)
+            else:
+                x, y = x.to(device), y.to(device)
+            if self.model.config.dropout:
+                torch.manual_seed(seed_for(params.seed, "dropout", self.step, micro_step))
+            with self.runtime.autocast():
+                _, loss = self.forward(x, y)
+            loss = loss / params.grad_accum_steps
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        self._grad_norm = nn.utils.clip_grad_norm_(
+            self.model.parameters(), params.grad_clip or math.inf
+        )
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+        self.scaler.update()
+        self.model.zero_grad(set_to_none=True)
+        self._pending.append(total)
+
+    def read_back(self) -> float:
+        """Bring the losses of all steps so far to the history; returns the last step's.
+
+        Raises TrainingError naming the first step whose loss is not finite.
+        """
+        if self._pending:
+            first = len(self.history.losses) + 1
+            for step, loss in enumerate(torch.stack(self._pending).tolist(), first):
+                if not math.isfinite(loss):
+                    raise TrainingError(
+                        f"training loss is {loss} at step {step}; the best checkpoint before it "
+                        f"(step {self.best_step}) is kept. Lower train.lr, or raise "
+                        "train.warmup_steps"
+                    )
+                self.history.losses.append(loss)
+            self._pending.clear()
+        return self.history.losses[-1]
+
+    def add_row(self) -> None:
+        """Take this step into train.csv."""
+        loss = self.read_back()
+        tokens = self.step * self.tokens_per_step
+        grad_norm = float(self._grad_norm)
+        self.history.rows.append(Row(self.step, tokens, self.lr, loss, grad_norm, self.val_loss))
+
+    def checkpoint(self, with_optimizer: bool = False) -> dict[str, Any]:
+        """The dict of a checkpoint file."""
+        payload = checkpoint_payload(
+            self.model,
+            step=self.step,
+            loss=self.read_back(),
+            best_loss=self.best_loss,
+            learning_rate=self.lr,
+            history=self.history.to_dict(),
+            tokenizer=self.tokenizer,
+        )
+        if with_optimizer:
+            payload["optimizer_state_dict"] = optimizer_tensors(self.model, self.optimizers)
+        return payload
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs."""
+        self.read_back()
+        return {
+            "model": plain_copy(self.model.state_dict()),
+            "optimizers": optimizer_tensors(self.model, self.optimizers),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "best_loss": self.best_loss,
+            "best_step": self.best_step,
+            "looks_without_better": self.looks_without_better,
+            "stopped": self.stopped,
+            "samples": self.samples,
+            "kept": self.kept,
+            "history": self.history.to_dict(),
+            "lr": self.lr,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what state() gave."""
+        self.model.load_state_dict(state["model"])
+        load_optimizer_tensors(self.model, self.optimizers, state["optimizers"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.history = History.from_dict(state["history"])
+        for name in (
+            "step",
+            "best_loss",
+            "best_step",
+            "looks_without_better",
+            "stopped",
+            "samples",
+            "kept",
+            "lr",
+        ):
+            setattr(self, name, state[name])
+
+
+class Interrupted(Exception):  # noqa: N818 - a request, no error
+    """The run was asked to stop, and its state is saved."""
+
+
+def fit(
+    trainer: Trainer, hooks: Hooks, outputs: Outputs, resume: ResumeState, save_interval: float
+) -> None:
+    """Train to the end, writing best.pt, last.pt, train.csv and samples as they come.
+
+    save_interval: seconds between saves of the resume state. Raises Interrupted after a requested
+    stop, TrainingError for a loss that is not finite.
+    """
+    params = trainer.params
+    trainer.history.write_csv(outputs.train_csv)
+    write_text(outputs.samples_txt, format_samples(trainer.samples))
+    saved = time.monotonic()
+    while not trainer.stopped:
+        trainer.train_step()
+        last = trainer.step == params.max_steps
+        logged = trainer.step % params.log_interval == 0 or last
+        if last:
+            trainer.stopped = "max_steps"
+        if logged and params.target_loss is not None and trainer.read_back() <= params.target_loss:
+            trainer.stopped = "target_loss"
+        trainer.val_loss = None
+        if trainer.step % params.eval_interval == 0 or trainer.stopped:
+            _look_at_val(trainer, hooks, outputs)
+        if params.patience and trainer.looks_without_better >= params.patience:
+            trainer.stopped = trainer.stopped or "patience"
+        if logged or trainer.val_loss is not None:
+            trainer.add_row()
+            trainer.history.append_csv(outputs.train_csv)
+        if params.sample_interval and (
+            trainer.step % params.sample_interval == 0 or trainer.stopped
+        ):
+            _take_sample(trainer, hooks, outputs)
+        if params.keep_interval and trainer.step % params.keep_interval == 0:
+            name = f"step-{trainer.step}.pt"
+            save_tensors(outputs.checkpoints / name, trainer.checkpoint())
+            trainer.kept.append(name)
+        hooks.on_step(trainer)
+        stop = hooks.stop_requested()
+        if stop or time.monotonic() - saved >= save_interval:
+            names = [*trainer.kept, *(["best.pt"] if trainer.best_step else [])]
+            resume.save(trainer.step, trainer.state(), [outputs.checkpoints / n for n in names])
+            saved = time.monotonic()
+            if stop:
+                raise Interrupted
+    save_tensors(outputs.checkpoints / "last.pt", trainer.checkpoint(with_optimizer=True))
+
+
+def _look_at_val(trainer: Trainer, hooks: Hooks, outputs: Outputs) -> None:
+    trainer.read_back()
+    trainer.model.eval()
+    trainer.val_loss = hooks.validate(trainer.model)
+    trainer.looks_without_better += 1
+    if trainer.best_loss is None or trainer.val_loss < trainer.best_loss:
+        trainer.best_loss, trainer.best_step = trainer.val_loss, trainer.step
+        trainer.looks_without_better = 0
+        save_tensors(outputs.checkpoints / "best.pt", trainer.checkpoint())
+    hooks.on_event(f"step {trainer.step}: val loss {trainer.val_loss:.4f}")
+
+
+def _take_sample(trainer: Trainer, hooks: Hooks, outputs: Outputs) -> None:
+    trainer.model.eval()
+    sample = {"step": trainer.step, "text": hooks.sample(trainer.model, trainer.step)}
+    trainer.samples.append(sample)
+    with outputs.samples_txt.open("a", encoding="utf-8", newline="") as file:
+        file.write(format_samples([sample]))
+    hooks.on_event(f"step {trainer.step}: sample {sample['text']!r}")

@@ -1,0 +1,119 @@
+"""AdamW, and Muon for the hidden matrices.
+
+Weight decay is decoupled and acts on matrices only. `train.lr` is AdamW's rate; Muon's is
+`train.muon_lr_ratio` times it.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024
+NEWTON_SCHULZ_STEPS = 5
+
+
+def orthogonalise(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    """Nearest semi-orthogonal matrices to (N, rows, cols), about, by Newton-Schulz iteration."""
+    a, b, c = NEWTON_SCHULZ
+    x = matrices.to(dtype)
+    tall = x.size(1) > x.size(2)
+    if tall:
+        x = x.mT
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # spectral norm at most 1
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised: torch.optim.Muon's update, computed for equal shapes at once.
+
+    (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.) A weight that stacks
+    several matrices on its rows, as c_attn does with q, k and v, is given as (weight, count) and
+    each is orthogonalised by itself. dtype: what the iteration is computed in.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[tuple[nn.Parameter, int]],
+        lr: float,
+        weight_decay: float,
+        momentum: float,
+        dtype: torch.dtype,
+    ) -> None:
+        parameters = list(parameters)
+        super().__init__([p for p, _ in parameters], {"lr": lr, "weight_decay": weight_decay})
+        self.momentum, self.dtype = momentum, dtype
+        self.alike: dict[tuple[int, int], list[tuple[nn.Parameter, int]]] = defaultdict(list)
+        for parameter, count in parameters:
+            rows, cols = parameter.shape
+            self.alike[rows // count, cols].append((parameter, count))
+            self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        group = self.param_groups[0]
+        lr, weight_decay = group["lr"], group["weight_decay"]
+        for (rows, cols), parameters in self.alike.items():
+            updates = []
+            for parameter, count in parameters:
+                assert parameter.grad is not None
+                buffer = self.state[parameter]["momentum_buffer"]
+                buffer.lerp_(parameter.grad, 1 - self.momentum)
+                nesterov = parameter.grad.lerp(buffer, self.momentum)
+                updates.append(nesterov.view(count, rows, cols))
+            scale = lr * math.sqrt(max(1, rows / cols))
+            orthogonal = orthogonalise(torch.cat(updates), self.dtype)
+            counts = [count for _, count in parameters]
+            for (parameter, _), update in zip(
+                parameters, torch.split(orthogonal, counts), strict=True
+            ):
+                parameter.mul_(1 - lr * weight_decay)
+                parameter.add_(update.reshape(parameter.shape), alpha=-scale)
+
+
+def build_optimizers(
+    model: nn.Module,
+    *,
+    optimizer: str,
+    lr: float,
+    muon_lr_ratio: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    momentum: float,
+    muon_dtype: torch.dtype,
+) -> list[torch.optim.Optimizer]:
+    """AdamW over everything, or Muon over the blocks' matrices and AdamW over the rest.
+
+    Each group carries `lr_ratio`, its rate over `train.lr`. Order: AdamW, then Muon.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    hidden = [
+        (p, 3 if name.endswith("c_attn.weight") else 1)
+        for name, p in named
+        if optimizer == "muon" and p.dim() == 2 and ".h." in f".{name}"
+    ]
+    chosen = {id(p) for p, _ in hidden}
+    rest = [p for _, p in named if id(p) not in chosen]
+    groups = [
+        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    groups = [{**group, "lr_ratio": 1.0} for group in groups if group["params"]]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr, betas, fused=True)]
+    if hidden:
+        muon = Muon(hidden, lr * muon_lr_ratio, weight_decay, momentum, muon_dtype)
+        muon.param_groups[0]["lr_ratio"] = muon_lr_ratio
+        optimizers.append(muon)
+    return optimizers
+
+
+def set_lr(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
+    """Set every group's rate to its multiple of `lr`."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["lr_ratio"]

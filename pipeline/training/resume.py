@@ -1,0 +1,111 @@
+"""The state that an interrupted run goes on from: .cache/train/<key>/ under the main repository.
+
+The key names everything that decides the run's bytes (settings, data, code, numeric platform),
+so a changed one never meets a stale state. A state is one file state-STEP.pt and, written after
+it, state-STEP.json with its sha256 and those of the checkpoints it counts on; only a state whose
+hashes agree is used. The newest two are kept. DVC deletes a stage's outputs before it runs, so
+best.pt and the kept checkpoints lie here too, until the stage has succeeded.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from pipeline.errors import CheckpointError, TrainingError
+from pipeline.storage import sha256_file, write_json
+from pipeline.training.checkpoint import read_tensors, save_tensors
+
+KEPT_STATES = 2
+
+
+def state_root() -> Path:
+    """.cache/train of the main repository, also in a temporary copy that DVC runs in."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "train"
+
+
+class ResumeState:
+    """One run's folder of states, held by one process at a time."""
+
+    def __init__(self, key: str) -> None:
+        self.folder = state_root() / key
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = filelock.FileLock(self.folder / "lock")
+        try:
+            self._lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise TrainingError(
+                f"{self.folder}: another process is training this very run; "
+                "wait for it, or stop it first"
+            ) from None
+
+    def save(self, step: int, payload: dict[str, Any], files: list[Path]) -> None:
+        """Keep the run as it stands after `step`, with the checkpoint files it counts on."""
+        path = self.folder / f"state-{step:09d}.pt"
+        save_tensors(path, payload)
+        record = {"state": path.name, "sha256": sha256_file(path), "files": {}}
+        record["files"] = {file.name: sha256_file(self._keep(file)) for file in files}
+        write_json(path.with_suffix(".json"), record)
+        self._prune()
+
+    def _keep(self, file: Path) -> Path:
+        # named by content: a later best.pt must not replace the one an older state counts on
+        kept = self.folder / f"{sha256_file(file)}.pt"
+        if not kept.exists():
+            temporary = kept.with_suffix(".tmp")
+            shutil.copyfile(file, temporary)
+            os.replace(temporary, kept)
+        return kept
+
+    def _records(self) -> list[Path]:
+        return sorted(self.folder.glob("state-*.json"), reverse=True)
+
+    def _prune(self) -> None:
+        wanted = {"lock"}
+        for record in self._records()[:KEPT_STATES]:
+            values = json.loads(record.read_text(encoding="utf-8"))
+            wanted |= {record.name, values["state"]}
+            wanted |= {f"{sha256}.pt" for sha256 in values["files"].values()}
+        for path in self.folder.iterdir():
+            if path.name not in wanted:
+                path.unlink()
+
+    def load(self, outputs: Path) -> tuple[dict[str, Any] | None, list[str]]:
+        """The newest whole state, or None, and a line for each damaged one that was passed over.
+
+        The checkpoints that the state counts on are put back into `outputs`.
+        """
+        damaged = []
+        for record in self._records():
+            try:
+                values = json.loads(record.read_text(encoding="utf-8"))
+                path = self.folder / values["state"]
+                self._check(path, values["sha256"])
+                for sha256 in values["files"].values():
+                    self._check(self.folder / f"{sha256}.pt", sha256)
+                payload = read_tensors(path)
+            except (CheckpointError, OSError, ValueError, KeyError, TypeError) as error:
+                damaged.append(f"{record.with_suffix('').name}: damaged, not used: {error}")
+                continue
+            outputs.mkdir(parents=True, exist_ok=True)
+            for name, sha256 in values["files"].items():
+                shutil.copyfile(self.folder / f"{sha256}.pt", outputs / name)
+            return payload, damaged
+        return None, damaged
+
+    @staticmethod
+    def _check(path: Path, sha256: str) -> None:
+        if sha256_file(path) != sha256:
+            raise CheckpointError(f"{path.name}: its sha256 does not agree")
+
+    def remove(self) -> None:
+        """Forget the run: it has succeeded."""
+        self._lock.release()
+        shutil.rmtree(self.folder)
+
+    def release(self) -> None:
+        """Let another process go on."""
+        self._lock.release()

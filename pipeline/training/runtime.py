@@ -1,0 +1,209 @@
+"""How a run computes: device, precision, attention kernel, compilation, threads, allocator.
+
+One place decides, from the settings, the device and the shape, and everything else follows it.
+`prepare_process` must run before torch is imported, because torch, MKL and the C library read
+their settings once, when they start; `choose` decides the rest.
+"""
+
+import ctypes
+import os
+import platform
+import shutil
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import DeviceError
+from pipeline.params import TrainParams
+
+if TYPE_CHECKING:
+    import torch
+
+# what a user's shell could set to change the bytes of a result
+_NUMERIC_VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_DEBUG_CPU_TYPE",
+    "MKL_DYNAMIC",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "OMP_DYNAMIC",
+)
+# one and the same weights on Intel and AMD processors with AVX2; MKL's own AVX2 mode differs
+_PORTABLE = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+_CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile")
+
+# glibc's mallopt: keep large blocks instead of giving them back and faulting them in each step
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+MATMUL_ATTENTION_UP_TO = 256  # tokens: on a CPU plain products beat the fused kernels below it
+COMPILE_FROM_STEPS = 500  # on CUDA a shorter run does not earn back the compilation
+
+
+def count_threads(threads: str | int) -> int:
+    """CPU threads: the number asked for, or with `auto` the cores this process may use."""
+    if threads != "auto":
+        return int(threads)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def prepare_process(params: TrainParams) -> None:
+    """Set what torch and the C library read at their start; call before importing torch."""
+    assert "torch" not in sys.modules, "torch was imported before its settings were made"
+    threads = 1 if params.numerics == "portable" else count_threads(params.threads)
+    for name in _NUMERIC_VARIABLES:
+        os.environ.pop(name, None)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    if params.numerics == "portable":
+        os.environ.update(_PORTABLE)
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        if hasattr(library, "mallopt"):  # glibc; musl has no such thing and needs none
+            library.mallopt(_M_MMAP_MAX, 0)
+            library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+            library.mallopt(_M_TOP_PAD, 2**26)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The choices of one run."""
+
+    device: str  # cpu, cuda, mps
+    precision: str  # fp32, bf16, fp16
+    attention: str  # matmul, sdpa
+    compile: bool
+    threads: int
+    numerics: str  # native, portable
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which the model's forward pass runs."""
+        import torch
+
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device, self.dtype)
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """What matrix products are computed in."""
+        import torch
+
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[
+            self.precision
+        ]
+
+    def describe(self) -> str:
+        """The choices in one line."""
+        compiled = "compiled" if self.compile else "eager"
+        threads = f", {self.threads} threads" if self.device == "cpu" else ""
+        return (
+            f"{self.device}, {self.precision}, {self.attention} attention, {compiled}, "
+            f"{self.numerics} numerics{threads}"
+        )
+
+    def fingerprint(self) -> dict[str, str | int | bool]:
+        """The numeric platform: where it agrees, a run gives the same bytes."""
+        import numpy
+        import torch
+
+        facts: dict[str, str | int | bool] = {
+            "device": self.device,
+            "precision": self.precision,
+            "attention": self.attention,
+            "compile": self.compile,
+            "numerics": self.numerics,
+            "threads": self.threads,
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "system": platform.system(),
+        }
+        if self.device == "cuda":
+            facts["gpu"] = torch.cuda.get_device_name()
+            facts["cuda"] = str(torch.version.cuda)
+        elif self.numerics == "portable":
+            facts["cpu"] = "any x86-64 with AVX2"
+        else:
+            facts["cpu"] = _cpu_name()
+            facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+            facts["cpu_flags"] = " ".join(flag for flag in _CPU_FLAGS if flag in _cpu_info())
+        return facts
+
+
+def _cpu_info() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            return file.read().split("\n\n")[0]
+    except OSError:
+        return ""
+
+
+def _cpu_name() -> str:
+    lines: dict[str, str] = {}
+    for line in _cpu_info().splitlines():
+        name, _, value = line.partition(":")
+        lines[name.strip()] = value.strip()
+    names = ("vendor_id", "model name", "cpu family", "model")
+    return " ".join(lines[name] for name in names if name in lines) or platform.processor()
+
+
+def _choose_device(asked: str) -> str:
+    import torch
+
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("train.device: found cuda, but torch sees no GPU; allowed here: cpu")
+    if asked == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("train.device: found mps, but torch sees none; allowed here: cpu")
+    if asked != "auto":
+        return asked
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _choose_precision(asked: str, device: str, numerics: str) -> str:
+    import torch
+
+    if asked == "fp16" and device != "cuda":
+        raise DeviceError(f"train.precision: found fp16 on {device}; allowed: fp32, bf16")
+    if asked != "auto":
+        return asked
+    if numerics == "portable" or device == "mps":
+        return "fp32"
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    fast = ("avx512_bf16", "amx_bf16")  # elsewhere bf16 is emulated, and slower than fp32
+    return "bf16" if any(flag in _cpu_info() for flag in fast) else "fp32"
+
+
+def choose(params: TrainParams, block_size: int) -> Runtime:
+    """Decide how this machine runs these settings; raises DeviceError for what it cannot do."""
+    import torch
+
+    device = _choose_device(params.device)
+    if params.numerics == "portable" and device != "cpu":
+        device = "cpu"
+    precision = _choose_precision(params.precision, device, params.numerics)
+    attention = params.attention
+    if attention == "auto":
+        short = device == "cpu" and block_size <= MATMUL_ATTENTION_UP_TO
+        attention = "matmul" if short else "sdpa"
+    compiled = params.compile == "on"
+    if params.compile == "auto":
+        compiled = device == "cuda" and params.max_steps >= COMPILE_FROM_STEPS
+    if compiled and device == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
+        raise DeviceError("train.compile: found on, but there is no C++ compiler; allowed: off")
+    threads = 1 if params.numerics == "portable" else count_threads(params.threads)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32
+    return Runtime(device, precision, attention, compiled, threads, params.numerics)

@@ -1,0 +1,179 @@
+"""The model is the architecture it names: causal, initialised, tied and counted as published."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pipeline.model.gpt import GPT, GPTConfig
+
+SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 16, "vocab_size": 61}
+
+
+def randomised(architecture: str, **changes: object) -> GPT:
+    """A model in which every parameter is random: zeros and ones would hide mistakes."""
+    model = GPT(GPTConfig(architecture, **{**SHAPE, **changes})).eval()
+    generator = torch.Generator().manual_seed(7)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    return model
+
+
+def ids(batch: int = 3, tokens: int = 16) -> torch.Tensor:
+    return torch.randint(0, 61, (batch, tokens), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "modern"])
+@pytest.mark.parametrize("kernel", ["sdpa", "matmul"])
+def test_no_position_sees_a_later_one(architecture: str, kernel: str) -> None:
+    model = randomised(architecture)
+    model.set_attention(kernel)
+    for changed in range(1, 16):
+        before, after = ids(), ids()
+        after[:, changed] = (after[:, changed] + 1) % 61
+        same = torch.isclose(model(before)[0], model(after)[0], atol=1e-5).all(dim=-1)
+        assert same[:, :changed].all()
+        assert not same[:, changed:].any()
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "modern"])
+def test_both_attention_kernels_give_the_same_gradients(architecture: str) -> None:
+    gradients = []
+    for kernel in ("sdpa", "matmul"):
+        model = randomised(architecture)
+        model.set_attention(kernel)
+        model(ids(), ids())[1].backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_the_head_is_tied_in_gpt2_alone() -> None:
+    gpt2, modern = randomised("gpt2"), randomised("modern")
+    assert gpt2.lm_head.weight is gpt2.wte.weight
+    assert modern.lm_head.weight is not modern.wte.weight
+
+
+def test_gpt2_starts_as_published() -> None:
+    model = GPT(GPTConfig("gpt2", 4, 4, 256, 64, 2048))
+    model.initialise(1)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            assert (parameter == 0).all()
+        elif parameter.dim() == 1:
+            assert (parameter == 1).all()
+        else:
+            std = 0.02 / math.sqrt(2 * 4) if "c_proj" in name else 0.02
+            assert parameter.std().item() == pytest.approx(std, rel=0.03), name
+
+
+def test_a_fresh_modern_model_is_uniform() -> None:
+    model = GPT(GPTConfig("modern", **SHAPE))
+    model.initialise(1)
+    loss = model(ids(), ids())[1]
+    assert loss.item() == pytest.approx(math.log(61), rel=1e-6)
+
+
+def test_weights_follow_the_seed_alone() -> None:
+    states = []
+    for noise in (0, 1):
+        torch.manual_seed(noise)
+        model = GPT(GPTConfig("modern", **SHAPE))
+        model.initialise(5)
+        states.append(model.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_gpt2_small_has_the_published_number_of_parameters() -> None:
+    with torch.device("meta"):
+        model = GPT(GPTConfig("gpt2", 12, 12, 768, 1024, 50257))
+    assert model.count_parameters() == 124_439_808
+
+
+def test_flops_count_every_product_of_the_forward_pass_three_times() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = randomised("gpt2")
+    model.set_attention("matmul")
+    with FlopCounterMode(display=False) as counter:
+        model(ids(batch=1))
+    assert model.flops_per_token() == pytest.approx(3 * counter.get_total_flops() / 16)
+
+
+def test_a_masked_target_counts_for_nothing() -> None:
+    model, x, y = randomised("modern"), ids(batch=1), ids(batch=1)
+    y[:, 10:] = -1
+    logits, loss = model(x, y)
+    assert loss is not None
+    torch.testing.assert_close(loss, F.cross_entropy(logits[0, :10], y[0, :10]))
+
+
+def test_dropout_is_drawn_from_the_step_and_switched_off_in_eval() -> None:
+    model = randomised("gpt2", dropout=0.5).train()
+    outputs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        outputs.append(model(ids())[0])
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2])
+    model.eval()
+    assert torch.equal(model(ids())[0], model(ids())[0])
+
+
+def test_gpt2_equals_transformers() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = randomised("gpt2")
+    theirs = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=61, n_positions=16, n_embd=32, n_layer=2, n_head=4,
+            activation_function="gelu_new",
+        )
+    ).eval()  # fmt: skip
+    state = {}
+    for name, tensor in model.state_dict().items():
+        linear = any(part in name for part in ("c_attn.weight", "c_proj.weight", "c_fc.weight"))
+        prefix = "" if name.startswith("lm_head") else "transformer."
+        state[prefix + name] = tensor.T if linear else tensor  # theirs is (in, out)
+    theirs.load_state_dict(state)
+    _same_function(model, theirs)
+
+
+def test_modern_equals_nanochat_in_transformers() -> None:
+    from transformers import NanoChatConfig, NanoChatForCausalLM
+
+    model = randomised("modern")
+    theirs = NanoChatForCausalLM(
+        NanoChatConfig(
+            vocab_size=61, hidden_size=32, intermediate_size=128, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=16,
+            final_logit_softcapping=None, pad_token_id=None,
+        )
+    ).eval()  # fmt: skip
+    ours = model.state_dict()
+    state = {
+        "model.embed_tokens.weight": ours["wte.weight"],
+        "lm_head.weight": ours["lm_head.weight"],
+    }
+    for i in range(2):
+        for letter, part in zip("qkv", ours[f"h.{i}.attn.c_attn.weight"].chunk(3), strict=True):
+            state[f"model.layers.{i}.self_attn.{letter}_proj.weight"] = part
+        state[f"model.layers.{i}.self_attn.o_proj.weight"] = ours[f"h.{i}.attn.c_proj.weight"]
+        state[f"model.layers.{i}.mlp.fc1.weight"] = ours[f"h.{i}.mlp.c_fc.weight"]
+        state[f"model.layers.{i}.mlp.fc2.weight"] = ours[f"h.{i}.mlp.c_proj.weight"]
+    theirs.load_state_dict(state)
+    _same_function(model, theirs)
+
+
+def _same_function(model: GPT, theirs: torch.nn.Module) -> None:
+    x = ids(tokens=15)
+    logits, loss = model(x[:, :-1], x[:, 1:])
+    output = theirs(x, labels=x)
+    torch.testing.assert_close(logits, output.logits[:, :-1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss, output.loss, rtol=1e-5, atol=1e-5)
+    loss.backward()
+    output.loss.backward()
+    torch.testing.assert_close(
+        model.wte.weight.grad, theirs.get_input_embeddings().weight.grad, rtol=1e-5, atol=1e-5
+    )

@@ -1,0 +1,69 @@
+"""Muon is torch.optim.Muon, weight decay acts on matrices alone, rates keep their ratios."""
+
+import torch
+
+from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.training.optimizer import Muon, build_optimizers, set_lr
+
+
+def test_muon_equals_torchs_own_on_stacked_and_plain_matrices() -> None:
+    generator = torch.Generator().manual_seed(3)
+    shapes = [(24, 24), (96, 24), (24, 96), (24, 24)]
+    plain = [torch.nn.Parameter(torch.randn(s, generator=generator)) for s in shapes]
+    stacked = torch.nn.Parameter(torch.cat([plain[0].detach(), plain[3].detach()]))
+    theirs = torch.optim.Muon(plain, lr=0.1, weight_decay=0.2, momentum=0.95)
+    own = [torch.nn.Parameter(p.detach().clone()) for p in plain[1:3]]
+    ours = Muon([(stacked, 2), (own[0], 1), (own[1], 1)], 0.1, 0.2, 0.95, torch.bfloat16)
+    for _ in range(3):
+        gradients = [torch.randn(s, generator=generator) for s in shapes]
+        for parameter, gradient in zip(plain, gradients, strict=True):
+            parameter.grad = gradient
+        stacked.grad = torch.cat([gradients[0], gradients[3]])
+        own[0].grad, own[1].grad = gradients[1], gradients[2]
+        theirs.step()
+        ours.step()
+    for one, other in [(stacked[:24], plain[0]), (stacked[24:], plain[3]), *zip(own, plain[1:3])]:  # noqa: B905
+        torch.testing.assert_close(one, other, rtol=0, atol=5e-3)  # bf16 rounds by product's order
+
+
+def test_muon_in_fp32_makes_singular_values_alike() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(32, 64))
+    muon = Muon([(parameter, 1)], lr=1.0, weight_decay=0.0, momentum=0.95, dtype=torch.float32)
+    parameter.grad = torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
+    muon.step()
+    values = torch.linalg.svdvals(parameter.detach())
+    assert values.min() > 0.5
+    assert values.max() < 1.3
+
+
+def build(optimizer: str, architecture: str = "gpt2") -> tuple[GPT, list[torch.optim.Optimizer]]:
+    model = GPT(GPTConfig(architecture, 2, 2, 16, 8, 31))
+    optimizers = build_optimizers(
+        model, optimizer=optimizer, lr=0.01, muon_lr_ratio=4.0, weight_decay=0.1,
+        betas=(0.9, 0.95), momentum=0.95, muon_dtype=torch.float32,
+    )  # fmt: skip
+    return model, optimizers
+
+
+def test_decay_acts_on_matrices_only_and_every_parameter_is_in_one_group() -> None:
+    for name in ("adamw", "muon"):
+        model, optimizers = build(name)
+        seen = []
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            for parameter in group["params"]:
+                assert group["weight_decay"] == (0.1 if parameter.dim() == 2 else 0.0)
+                seen.append(id(parameter))
+        assert sorted(seen) == sorted(id(parameter) for parameter in model.parameters())
+
+
+def test_muon_takes_the_blocks_matrices_and_nothing_else() -> None:
+    model, (_, muon) = build("muon", "modern")
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    taken = {names[id(parameter)] for parameter in muon.param_groups[0]["params"]}
+    assert taken == {name for name in names.values() if name.startswith("h.")}
+
+
+def test_muons_rate_is_its_multiple_of_lr() -> None:
+    _, optimizers = build("muon")
+    set_lr(optimizers, 0.005)
+    assert [g["lr"] for o in optimizers for g in o.param_groups] == [0.005, 0.005, 0.02]
