@@ -13,6 +13,15 @@ from pipeline.errors import CorpusError
 from pipeline.randomness import seed_for
 
 
+def check_length(tokens: NDArray[np.integer], block_size: int, name: str) -> None:
+    """Raise CorpusError where a split has no whole sequence of inputs and targets."""
+    if len(tokens) < block_size + 1:
+        raise CorpusError(
+            f"{name} split: found {len(tokens)} tokens; allowed: at least "
+            f"model.block_size + 1 ({block_size + 1})"
+        )
+
+
 class Batches:
     """Sequences of a token stream, drawn by step.
 
@@ -28,13 +37,8 @@ class Batches:
         sequences_per_step: int,
         order: str,
         seed: int,
-        name: str = "train",
     ) -> None:
-        if len(tokens) < block_size + 1:
-            raise CorpusError(
-                f"{name} split: found {len(tokens)} tokens; allowed: at least "
-                f"model.block_size + 1 ({block_size + 1})"
-            )
+        check_length(tokens, block_size, "train")
         self.tokens = tokens
         self.block_size = block_size
         self.sequences_per_step = sequences_per_step
