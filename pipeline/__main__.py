@@ -16,6 +16,8 @@ COMMANDS = (
     "evaluate",
     "report",
     "generate",
+    "trace",
+    "verify",
 )  # each is a function of the module of its name
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

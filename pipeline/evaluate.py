@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 from pipeline.storage import write_json, write_text
 
 if TYPE_CHECKING:
@@ -31,7 +31,21 @@ def evaluate() -> None:
 
     Example: python -m pipeline evaluate
     """
-    params = load_params()
+    metrics, positions, generated = compute(load_params())
+    write_text(EVALUATION / "positions.csv", positions)
+    write_json(EVALUATION / "generated.json", generated)
+    write_json(METRICS, metrics)
+    table = Table("split", "loss", "perplexity", "bits per byte")
+    for name in ("val", "test"):
+        if name in metrics:
+            values = metrics[name]
+            numbers = (values["loss"], values["perplexity"], values["bits_per_byte"])
+            table.add_row(name, *(f"{number:.4f}" for number in numbers))
+    Console().print(table)
+
+
+def compute(params: Params) -> tuple[dict[str, Any], str, list[dict[str, Any]]]:
+    """metrics.json's values, positions.csv's text and generated.json's values, from best.pt."""
     from pipeline.training import runtime as runtimes
 
     runtimes.prepare_process(params.train)
@@ -47,7 +61,6 @@ def evaluate() -> None:
     runtime = runtimes.choose(params.train, model.config.block_size)
     model.to(runtime.device).set_attention(runtime.attention)
     tokenizer = tokenizers.from_json(best["tokenizer"], "best.pt")
-    console = Console()
 
     def score(name: str, overlap: float) -> "Score":
         return score_split(
@@ -63,8 +76,7 @@ def evaluate() -> None:
     metrics: dict[str, Any] = {}
     for name in ("val", "test"):
         if name == "test" and len(splits[name]) == 0:
-            console.print("no test split: prepare.test_fraction is 0")
-            continue
+            continue  # prepare.test_fraction is 0
         whole = score(name, params.evaluate.overlap)
         text_bytes = sum(len(tokenizer.token_bytes(i)) for i in splits[name][1:].tolist())
         metrics[name] = {
@@ -82,7 +94,7 @@ def evaluate() -> None:
     blocks = score(held_out, 0.0)  # without overlap every position is scored as often
     means = blocks.position_nats / blocks.position_targets.clip(min=1)
     rows = [f"{place},{mean!r}" for place, mean in enumerate(means.tolist(), 1)]
-    write_text(EVALUATION / "positions.csv", "\n".join(["position,loss", *rows]) + "\n")
+    positions = "\n".join(["position,loss", *rows]) + "\n"
 
     sample = params.sample
     prompt = tokenizer.encode(sample.prompt).tolist() or [tokenizer.eot_id]
@@ -105,16 +117,7 @@ def evaluate() -> None:
         }
         for number, ids in enumerate(drawn, 1)
     ]
-    write_json(EVALUATION / "generated.json", generated)
-    write_json(METRICS, metrics)
-
-    table = Table("split", "loss", "perplexity", "bits per byte")
-    for name in ("val", "test"):
-        if name in metrics:
-            values = metrics[name]
-            numbers = (values["loss"], values["perplexity"], values["bits_per_byte"])
-            table.add_row(name, *(f"{number:.4f}" for number in numbers))
-    console.print(table)
+    return metrics, positions, generated
 
 
 def _training_facts(last: dict[str, Any], best: dict[str, Any]) -> dict[str, Any]:

@@ -6,16 +6,13 @@ locked hash is put back, and only where nothing was written since.
 """
 
 import hashlib
-import json
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
+from pipeline.dvc_cache import DvcCache
 from pipeline.storage import write_bytes
 
 LOCK = Path("dvc.lock")
@@ -32,7 +29,7 @@ def keep_results(stage: str) -> None:
 def restore_results(stage: str) -> list[str]:
     """Put back what the lock file knows of a failed stage's missing outputs; names them."""
     restored = []
-    cache = _cache_folder()
+    cache = DvcCache()
     for out in _locked_outputs(stage):
         path = Path(out["path"])
         if path.exists():
@@ -64,25 +61,14 @@ def _uncached_outputs(stage: str) -> list[Path]:
     ]
 
 
-def _cache_folder() -> Path:
-    dvc = shutil.which("dvc", path=os.pathsep.join([str(Path(sys.executable).parent), os.defpath]))
-    answer = subprocess.run([dvc or "dvc", "cache", "dir"], capture_output=True, text=True)
-    return Path(answer.stdout.strip() or ".dvc/cache") / "files" / "md5"
-
-
-def _cached_files(cache: Path, path: Path, md5: str) -> dict[Path, bytes]:
+def _cached_files(cache: DvcCache, path: Path, md5: str) -> dict[Path, bytes]:
     """{target: bytes} of a cached output; nothing where any part of it is not in the cache."""
     wanted = {path: md5}
     if md5.endswith(".dir"):
-        listing = cache / md5[:2] / md5[2:]
-        if not listing.is_file():
-            return {}
-        entries = json.loads(listing.read_text(encoding="utf-8"))
-        wanted = {path / entry["relpath"]: entry["md5"] for entry in entries}
-    sources = {target: cache / name[:2] / name[2:] for target, name in wanted.items()}
-    if not all(source.is_file() for source in sources.values()):
-        return {}
-    return {target: source.read_bytes() for target, source in sources.items()}
+        wanted = {path / name: inner for name, inner in cache.listing(md5).items()}
+    found = {target: cache.read(name) for target, name in wanted.items()}
+    whole = {target: data for target, data in found.items() if data is not None}
+    return whole if len(whole) == len(wanted) else {}
 
 
 def _uncached_file(path: Path, md5: str) -> dict[Path, bytes]:

@@ -86,7 +86,7 @@ def test_an_unknown_setting_is_refused(finished: Path) -> None:
 
 BAD_TEXTS = [
     (b"", "empty"),
-    (b"good " * 100 + b"\xff\xfe", "words.txt: found byte 500"),
+    (b"good " * 100 + b"\xff\xfe", "words.txt: not UTF-8 at byte 500"),
 ]
 
 
