@@ -70,10 +70,8 @@ def test_a_changed_byte_is_named_with_a_non_zero_exit(finished: Path, path: str,
     file = finished / path
     data = file.read_bytes()
     file.unlink()
-    file.write_bytes(data.replace(b"loss", b"lOss", 1) if b"loss" in data else data[:-1] + b"\0")
-    assert file.read_bytes() != data
-    if path == "reports/metrics.json":
-        file.write_bytes(data.replace(b'"steps": 20', b'"steps": 21'))
+    changed = data.replace(b'"steps": 20', b'"steps": 21')
+    file.write_bytes(changed if changed != data else data[:-1] + bytes([data[-1] ^ 1]))
     done = run(finished, "python", "-m", "pipeline", "trace", name, check=False)
     assert done.returncode == 1
     assert Path(path).parts[0] in done.stderr
@@ -84,7 +82,7 @@ def test_an_experiment_and_an_older_commit_are_traced_without_checking_them_out(
 ) -> None:
     ours = trace(finished, "val.loss")["text"]
     run(finished, "dvc", "exp", "run", "-q", "-n", "faster", "-S", "train.lr=0.002")
-    theirs = trace(finished, "val.loss")["text"]
+    theirs = trace(finished, "val.loss", check=False)["text"]  # of parameters not committed
     run(finished, "git", "checkout", "-q", "--force", "HEAD")
     run(finished, "dvc", "checkout", "-q")
     assert trace(finished, "val.loss", "--rev", "HEAD")["text"] == ours

@@ -77,7 +77,9 @@ class Revision:
         self._outputs = {out["path"]: out["md5"] for out in _locked_outputs(self)}
 
     def read(self, path: str) -> bytes | None:
-        done = subprocess.run(["git", "show", f"{self.commit}:./{path}"], capture_output=True)
+        done = subprocess.run(
+            ["git", "cat-file", "blob", f"{self.commit}:./{path}"], capture_output=True
+        )
         return done.stdout if done.returncode == 0 else None
 
     def md5(self, path: str, locked: str) -> str | None:
@@ -91,7 +93,8 @@ class Revision:
             files = {
                 str(PurePosixPath(n).relative_to(path)): md5(self.read(n) or b"") for n in names
             }
-            return folder_md5(files) if files else None
+            # a text of the user's own that neither git nor DVC holds: as it is on disk
+            return folder_md5(files) if files else WorkingTree().md5(path, locked)
         if locked.endswith(".dir") and md5(data) + ".dir" == locked:
             for name in self.cache.listing(locked).values():
                 held = self.cache.read(name)
