@@ -7,6 +7,7 @@ same values always give the same bytes.
 """
 
 import pickle
+import sys
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -119,7 +120,8 @@ def optimizer_tensors(
         for optimizer in optimizers:
             if parameter in optimizer.state:
                 state = optimizer.state[parameter]
-                states[name] = plain_copy({key: state[key] for key in sorted(state)})
+                # interned, as pickle writes one string object twice in another way than two
+                states[name] = plain_copy({sys.intern(key): state[key] for key in sorted(state)})
     return states
 
 
