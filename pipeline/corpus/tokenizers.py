@@ -140,9 +140,9 @@ class CharTokenizer(Tokenizer):
         return kept
 
 
-def gpt2_tokenizer(merges: list[str]) -> Tokenizer:
-    """GPT-2's, from the merges of its release (`ranks.gpt2_merges`)."""
-    return _finish({"kind": "gpt2", "pattern": GPT2_PATTERN, "merges": merges})
+def gpt2_tokenizer(merges: list[str], kind: str = "gpt2") -> Tokenizer:
+    """GPT-2's, from the merges of its release (`ranks.gpt2_merges`); r50k_base is the same."""
+    return _finish({"kind": kind, "pattern": GPT2_PATTERN, "merges": merges})
 
 
 def tiktoken_tokenizer(encoding: tiktoken.Encoding) -> Tokenizer:
