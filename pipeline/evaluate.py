@@ -21,6 +21,7 @@ CHECKPOINTS = Path("data/checkpoints")
 EVALUATION = Path("data/evaluation")
 METRICS = Path("reports/metrics.json")
 LAST_STEPS = 100  # of the mean training loss at the end
+BASELINE_MOST_TOKENS = 1 << 24  # of the train split's end, for the baselines: memory
 
 
 def evaluate() -> None:
@@ -36,6 +37,8 @@ def evaluate() -> None:
 
     runtimes.prepare_process(params.train)
     from contextlib import nullcontext
+
+    import numpy as np
 
     from pipeline.corpus import tokenizers
     from pipeline.corpus.token_file import load_split
@@ -59,14 +62,16 @@ def evaluate() -> None:
             name=name,
         )
 
-    splits = {name: load_split(TOKENS, name).tokens for name in ("train", "val", "test")}
+    splits = {name: load_split(TOKENS, name).tokens[:] for name in ("val", "test")}
+    train = load_split(TOKENS, "train").tokens[-BASELINE_MOST_TOKENS:]
+    token_sizes = np.array([len(tokenizer.token_bytes(n)) for n in range(tokenizer.vocab_size)])
     metrics: dict[str, Any] = {}
     for name in ("val", "test"):
         if name == "test" and len(splits[name]) == 0:
             console.print("no test split: prepare.test_fraction is 0")
             continue
         whole = score(name, params.evaluate.overlap)
-        text_bytes = sum(len(tokenizer.token_bytes(i)) for i in splits[name][1:].tolist())
+        text_bytes = int(token_sizes[splits[name][1:]].sum())
         metrics[name] = {
             "loss": whole.loss,
             "perplexity": whole.perplexity,
@@ -77,7 +82,7 @@ def evaluate() -> None:
         held_out = name
     metrics["train"] = _training_facts(read_checkpoint(CHECKPOINTS / "last.pt"), best)
     metrics["train"]["parameters"] = model.count_parameters()
-    metrics["baselines"] = _baselines(splits["train"], splits[held_out], tokenizer)
+    metrics["baselines"] = _baselines(train, splits[held_out], tokenizer)
 
     blocks = score(held_out, 0.0)  # without overlap every position is scored as often
     means = blocks.position_nats / blocks.position_targets.clip(min=1)

@@ -43,15 +43,21 @@ class CorpusParams(Section):
 
     name: Literal["shakespeare", "tinyshakespeare", "tinystories"]
     path: str = Field(min_length=1)
+    pattern: str = Field(min_length=1)
+    text_field: str = Field(min_length=1)
     errors: Literal["strict", "replace"]
 
 
 class PrepareParams(Section):
     """How text becomes tokens."""
 
-    tokenizer: Literal["gpt2", "bpe", "char", "byte"]
+    tokenizer: Literal[
+        "gpt2", "bpe", "char", "byte", "r50k_base", "p50k_base", "cl100k_base", "o200k_base"
+    ]
     vocab_size: int = Field(ge=257, le=2**31)
     format: Literal["bin", "pt"]
+    shard_tokens: Count
+    split_by: Literal["stream", "document"]
     val_fraction: Fraction
     test_fraction: Fraction
 
@@ -105,7 +111,9 @@ class TrainParams(Section):
     max_steps: Count
     micro_batch_size: Count
     grad_accum_steps: Count
-    batch_order: Literal["random", "shuffled", "sequential"]
+    batch_order: Literal["random", "shuffled", "sequential", "documents"]
+    stride: Count | None
+    max_seq_len: Count | None
     optimizer: Literal["adamw", "muon"]
     lr: Positive
     muon_lr_ratio: Positive
@@ -149,6 +157,7 @@ class LogParams(Section):
     """What cannot change a result."""
 
     save_interval: Positive
+    workers: Literal["auto"] | Count
 
 
 class EvaluateParams(Section):
@@ -187,6 +196,16 @@ class Params(Section):
     evaluate: EvaluateParams
     sample: SampleParams
     report: ReportParams
+
+    @model_validator(mode="after")
+    def _sequences_fit_the_context(self) -> Self:
+        for key in ("stride", "max_seq_len"):
+            found, most = getattr(self.train, key), self.model.block_size
+            if found is not None and found > most:
+                raise ValueError(
+                    f"train.{key}: found {found}; allowed: 1 to model.block_size ({most}), or null"
+                )
+        return self
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:

@@ -66,6 +66,9 @@ def train() -> None:
         params.train.micro_batch_size * params.train.grad_accum_steps,
         params.train.batch_order,
         params.train.seed,
+        stride=params.train.stride,
+        max_seq_len=params.train.max_seq_len,
+        eot_id=tokenizer.eot_id,
     )
     shape = params.model.model_dump(exclude={"size"})
     model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **shape))
@@ -225,7 +228,8 @@ class _Show:
         rate = steps * trainer.tokens_per_step / max(now - self.started, 1e-9)
         left = (self.max_steps - trainer.step) * trainer.tokens_per_step / max(rate, 1e-9)
         val = f", val {trainer.best_loss:.4f} best" if trainer.best_loss is not None else ""
-        text = f"loss {row.loss:.4f}{val}, {rate:,.0f} tokens/s"
+        epochs = trainer.batches.epochs(trainer.step)
+        text = f"loss {row.loss:.4f}{val}, epoch {epochs:.2f}, {rate:,.0f} tokens/s"
         self.log.info("step %d: %s", trainer.step, text)
         self.progress.update(self.task, completed=trainer.step, description=text)
         if not self.console.is_terminal and now - self.shown >= SECONDS_BETWEEN_LINES:

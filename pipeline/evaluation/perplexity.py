@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from pipeline.corpus.token_file import TokenStream
 from pipeline.errors import CorpusError
 from pipeline.model.gpt import GPT
 
@@ -63,7 +64,7 @@ def windows(tokens: int, block_size: int, overlap: float) -> list[tuple[int, int
 @torch.no_grad()
 def score_split(
     model: GPT,
-    tokens: NDArray[np.integer],
+    tokens: TokenStream,
     *,
     overlap: float,
     batch_size: int,

@@ -115,10 +115,11 @@ class Trainer:
         )
         set_lr(self.optimizers, self.lr)
         total = torch.zeros((), device=device)
+        count = params.micro_batch_size
+        targets = self.batches.targets(self.step, 0, self.batches.sequences_per_step)
         for micro_step in range(params.grad_accum_steps):
-            x, y = self.batches.sequences(
-                self.step, micro_step * params.micro_batch_size, params.micro_batch_size
-            )
+            first = micro_step * count
+            x, y = self.batches.sequences(self.step, first, count)
             if device == "cuda":
                 x = x.pin_memory().to(device, non_blocking=True)
                 y = y.pin_memory().to(device, non_blocking=True)
@@ -128,7 +129,7 @@ class Trainer:
                 torch.manual_seed(seed_for(params.seed, "dropout", self.step, micro_step))
             with self.runtime.autocast():
                 _, loss = self.forward(x, y)
-            loss = loss / params.grad_accum_steps
+            loss = loss / (targets / self.batches.targets(self.step, first, count))
             self.scaler.scale(loss).backward()
             total += loss.detach()
         for optimizer in self.optimizers:
@@ -163,7 +164,7 @@ class Trainer:
     def add_row(self) -> None:
         """Take this step into train.csv."""
         loss = self.read_back()
-        tokens = self.step * self.tokens_per_step
+        tokens = self.batches.tokens_seen(self.step)
         grad_norm = float(self._grad_norm)
         self.history.rows.append(Row(self.step, tokens, self.lr, loss, grad_norm, self.val_loss))
 
