@@ -120,7 +120,7 @@ def choose(logits: Tensor, strategy: Strategy, seen: list[int], uniform: float) 
     uniform: the random number in [0, 1) that decides.
     """
     if strategy.repetition_penalty != 1:
-        penalty, ids = strategy.repetition_penalty, torch.tensor(seen).unique()
+        penalty, ids = strategy.repetition_penalty, torch.tensor(sorted(set(seen)))
         found = logits[ids]
         logits = logits.index_put((ids,), torch.where(found > 0, found / penalty, found * penalty))
     if strategy.temperature == 0:

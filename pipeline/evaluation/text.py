@@ -41,9 +41,7 @@ def stream_text(
     texts = [TextStream(tokenizer, stops) for _ in draws]
     left = [max_new_tokens] * len(draws)
     ids = prompt_ids(tokenizer, prompt)
-    for number, token in stream(
-        model, ids, draws, max_new_tokens=max_new_tokens, stopped=stopped
-    ):
+    for number, token in stream(model, ids, draws, max_new_tokens=max_new_tokens, stopped=stopped):
         left[number] -= 1
         text = texts[number].add(token)
         over = texts[number].ended or not left[number]

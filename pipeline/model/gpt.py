@@ -36,6 +36,7 @@ class GPTConfig:
     vocab_size: int
     dropout: float = 0.0
     bias: bool = True  # gpt2 only
+    gelu: str = "tanh"  # gpt2 only: tanh, as OpenAI computes it, or none, the exact one (nanoGPT)
 
 
 def rms_norm(x: Tensor) -> Tensor:
@@ -122,14 +123,14 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.modern = config.architecture == "modern"
+        self.modern, self.gelu = config.architecture == "modern", config.gelu
         bias = config.bias and not self.modern
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=bias)
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.c_fc(x)  # (B, T, 4C)
-        x = F.relu(x).square() if self.modern else F.gelu(x, approximate="tanh")
+        x = F.relu(x).square() if self.modern else F.gelu(x, approximate=self.gelu)
         return self.c_proj(x)  # type: ignore[no-any-return]
 
 
