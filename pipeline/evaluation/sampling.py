@@ -24,7 +24,7 @@ from torch import Tensor
 from pipeline.model.gpt import GPT, LayerCache
 from pipeline.randomness import seed_for
 
-ROWS_ON_ACCELERATOR = 8  # of a group
+ROWS = {"cpu": 1, "cuda": 8, "mps": 8}  # of a group
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ def stream(
     stopped: numbers of the draws that are over; the caller adds to it.
     """
     model.eval()
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    rows = 1 if on_cpu else ROWS_ON_ACCELERATOR
+    rows = ROWS[next(model.parameters()).device.type]
     for first in range(0, len(draws), rows):
         group = list(range(first, min(first + rows, len(draws))))
         context = _Context(model, prompt, rows, use_cache)

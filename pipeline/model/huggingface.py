@@ -36,7 +36,8 @@ MODERN_FIXED = {
 
 def hf_config(config: GPTConfig, eot_id: int) -> dict[str, Any]:
     """The value of config.json."""
-    ids = {"bos_token_id": eot_id, "eos_token_id": eot_id, "pad_token_id": eot_id}
+    # NanoChat's embedding would give the padding's row no gradient, so there is none
+    ids = {"bos_token_id": eot_id, "eos_token_id": eot_id, "pad_token_id": None}
     if config.architecture == "gpt2":
         return {
             "architectures": ["GPT2LMHeadModel"],
