@@ -14,6 +14,8 @@ COMMANDS = (
     "evaluate",
     "report",
     "generate",
+    "demo",
+    "export",
 )  # each is a function of the module of its name
 
 

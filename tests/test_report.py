@@ -17,8 +17,9 @@ from finished_run import GENERATED, RUN, metrics, write_run
 
 from pipeline.__main__ import main
 from pipeline.params import load_params
+from pipeline.reporting.markdown import table
 from pipeline.reporting.results import read_results
-from pipeline.reporting.sections import fenced, readme_sections, table
+from pipeline.reporting.sections import fenced, readme_sections
 from pipeline.training.samples import format_samples
 
 ROOT = Path(__file__).parent.parent

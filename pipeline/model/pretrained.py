@@ -178,8 +178,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Any], dict[str, Any] | None]:
     """A file's tensors, the settings it states under GPTConfig's names, and its tokenizer."""
     if path.suffix == ".safetensors":
-        tensors, config = read_safetensors(path)
-        return tensors, config or {}, None
+        tensors, beside = read_safetensors(path)
+        return tensors, _dict(beside.get("config")), _dict(beside.get("tokenizer")) or None
     payload = read_tensors(path)
     if "model_state_dict" in payload:
         tensors, settings = payload["model_state_dict"], payload.get("config", {})
@@ -198,8 +198,11 @@ def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Any], dict[str, Any]
         )
     if not isinstance(tensors, dict) or not isinstance(settings, dict):
         raise CheckpointError(f"{path}: its config and its weights must each be a dict")
-    tokenizer = payload.get("tokenizer")
-    return tensors, settings, tokenizer if isinstance(tokenizer, dict) else None
+    return tensors, settings, _dict(payload.get("tokenizer")) or None
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _renamed(tensors: Mapping[str, Any]) -> dict[str, Tensor]:

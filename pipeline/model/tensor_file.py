@@ -18,6 +18,8 @@ from torch import Tensor
 from pipeline.errors import CheckpointError
 from pipeline.storage import atomic_writer, write_bytes
 
+HEADER = "pipeline"  # the key in a .safetensors file's header that is this project's
+
 
 def plain_copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Each tensor with memory of its own, on the CPU: what makes equal values equal bytes.
@@ -67,22 +69,22 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, Any]:
 
 
 def save_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write tensors and one JSON value, `config`, to a .safetensors file, atomically."""
+    """Write tensors, and beside them plain values, to a .safetensors file, atomically."""
     whole = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    # transformers wants `format`; two keys would come in any order, so the other is in its JSON
-    header = {"config": json.dumps(metadata, sort_keys=True)} if metadata else {"format": "pt"}
+    # one key: of several the order in the file, and so its bytes, would not be fixed
+    header = {HEADER: json.dumps(metadata, sort_keys=True)} if metadata else {"format": "pt"}
     write_bytes(path, save(whole, metadata=header))
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """The tensors of a file, and its `config` where save_safetensors wrote one."""
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a file, and the plain values that save_safetensors wrote beside them."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             header = file.metadata() or {}
-        config = json.loads(header["config"]) if "config" in header else None
+        metadata = json.loads(header.get(HEADER, "{}"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: not found") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from None
-    return tensors, config if isinstance(config, dict) else None
+    return tensors, metadata if isinstance(metadata, dict) else {}

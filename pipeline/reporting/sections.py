@@ -5,9 +5,9 @@ Every number comes from a file that a stage wrote, in the same digits everywhere
 
 import json
 import re
-from collections.abc import Sequence
 from typing import Any
 
+from pipeline.reporting.markdown import code, count, table
 from pipeline.reporting.plots import BASELINES
 from pipeline.reporting.results import Results
 from pipeline.training.samples import sample_heading, visible
@@ -193,27 +193,6 @@ def provenance_table(provenance: dict[str, Any], reports: str) -> str:
 
 def _weights(provenance: dict[str, Any]) -> list[tuple[str, str]]:
     return [item for item in provenance["checkpoints"].items() if item[0].endswith(".pt")]
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; a column that holds nothing but numbers stands right."""
-    numbers = [
-        all(re.fullmatch(r"[-+.,\de]*", row[column]) for row in rows)
-        for column in range(len(heads))
-    ]
-    rule = ["---:" if is_number else "---" for is_number in numbers]
-    lines = [[cell.replace("|", r"\|") for cell in row] for row in (heads, rule, *rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def code(value: object) -> str:
-    """A value in code type, on one line."""
-    return f"`{' '.join(str(value).replace('`', chr(39)).split())}`"
-
-
-def count(number: float) -> str:
-    """12345 -> 12,345"""
-    return f"{int(number):,}"
 
 
 def fenced(text: str) -> str:
