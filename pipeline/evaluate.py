@@ -48,6 +48,21 @@ def evaluate(
     if checkpoint or text:
         _only_print(params, checkpoint or str(CHECKPOINTS / "best.pt"), text)
         return
+    metrics, positions, generated = compute(params)
+    write_text(EVALUATION / "positions.csv", positions)
+    write_json(EVALUATION / "generated.json", generated)
+    write_json(METRICS, metrics)
+    table = Table("split", "loss", "perplexity", "bits per byte")
+    for name in ("val", "test"):
+        if name in metrics:
+            values = metrics[name]
+            numbers = (values["loss"], values["perplexity"], values["bits_per_byte"])
+            table.add_row(name, *(f"{number:.4f}" for number in numbers))
+    Console().print(table)
+
+
+def compute(params: Params) -> tuple[dict[str, Any], str, list[dict[str, Any]]]:
+    """metrics.json's values, positions.csv's text and generated.json's values, from best.pt."""
     from pipeline.training import runtime as runtimes
 
     runtimes.prepare_process(params.train)
@@ -65,7 +80,6 @@ def evaluate(
     runtime = runtimes.choose(params.train, model.config.block_size)
     model.to(runtime.device).set_attention(runtime.attention)
     tokenizer = tokenizers.from_json(best["tokenizer"], "best.pt")
-    console = Console()
 
     def score(name: str, overlap: float) -> "Score":
         return score_split(
@@ -83,8 +97,7 @@ def evaluate(
     metrics: dict[str, Any] = {}
     for name in ("val", "test"):
         if name == "test" and len(splits[name]) == 0:
-            console.print("no test split: prepare.test_fraction is 0")
-            continue
+            continue  # prepare.test_fraction is 0
         whole = score(name, params.evaluate.overlap)
         text_bytes = int(token_sizes[splits[name][1:]].sum())
         metrics[name] = {
@@ -103,7 +116,7 @@ def evaluate(
     blocks = score(held_out, 0.0)  # without overlap every position is scored as often
     means = blocks.position_nats / blocks.position_targets.clip(min=1)
     rows = [f"{place},{mean!r}" for place, mean in enumerate(means.tolist(), 1)]
-    write_text(EVALUATION / "positions.csv", "\n".join(["position,loss", *rows]) + "\n")
+    positions = "\n".join(["position,loss", *rows]) + "\n"
 
     sample = params.sample
     prompt = tokenizer.encode(sample.prompt).tolist() or [tokenizer.eot_id]
@@ -126,16 +139,7 @@ def evaluate(
         }
         for number, ids in enumerate(drawn, 1)
     ]
-    write_json(EVALUATION / "generated.json", generated)
-    write_json(METRICS, metrics)
-
-    table = Table("split", "loss", "perplexity", "bits per byte")
-    for name in ("val", "test"):
-        if name in metrics:
-            values = metrics[name]
-            numbers = (values["loss"], values["perplexity"], values["bits_per_byte"])
-            table.add_row(name, *(f"{number:.4f}" for number in numbers))
-    console.print(table)
+    return metrics, positions, generated
 
 
 def _only_print(params: Params, checkpoint: str, text: Path | None) -> None:

@@ -45,7 +45,7 @@ def train() -> None:
     runtimes.prepare_process(params.train)
 
     from pipeline.corpus import tokenizers
-    from pipeline.corpus.batches import Batches
+    from pipeline.corpus.batches import Batches, check_length
     from pipeline.corpus.token_file import load_split
     from pipeline.evaluation.perplexity import score_split
     from pipeline.evaluation.sampling import generate
@@ -58,6 +58,7 @@ def train() -> None:
     tokenizer = tokenizers.load(TOKENS / "tokenizer.json")
     train_tokens = load_split(TOKENS, "train").tokens
     val_tokens = load_split(TOKENS, "val").tokens
+    check_length(val_tokens, params.model.block_size, "val")
     runtime = runtimes.choose(params.train, params.model.block_size)
     fingerprint = runtime.fingerprint()
 

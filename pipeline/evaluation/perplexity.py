@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from pipeline.corpus.batches import check_length
 from pipeline.corpus.token_file import TokenStream
-from pipeline.errors import CorpusError
 from pipeline.model.gpt import GPT
 
 
@@ -79,11 +79,7 @@ def score_split(
     block_size + 1 tokens.
     """
     T = model.config.block_size
-    if len(tokens) < T + 1:
-        raise CorpusError(
-            f"{name} split: found {len(tokens)} tokens; allowed: at least "
-            f"model.block_size + 1 ({T + 1})"
-        )
+    check_length(tokens, T, name)
     plan = windows(len(tokens), T, overlap)
     if 0 < most_windows < len(plan):
         plan = [plan[i * len(plan) // most_windows] for i in range(most_windows)]

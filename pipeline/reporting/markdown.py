@@ -20,6 +20,6 @@ def code(value: object) -> str:
     return f"`{' '.join(str(value).replace('`', chr(39)).split())}`"
 
 
-def count(number: float) -> str:
-    """12345 -> 12,345"""
-    return f"{int(number):,}"
+def count(number: float, thing: str = "") -> str:
+    """12345 -> 12,345; with a thing, 1 step or 2 steps."""
+    return f"{int(number):,} {thing}{'s' * (number != 1)}" if thing else f"{int(number):,}"

@@ -60,12 +60,14 @@ def summary(results: Results) -> str:
     tokenizer, held_out = results.meta["tokenizer"], results.metrics[results.held_out]
     xz = results.metrics["baselines"]["xz_after_train"]["bits_per_byte"]
     return (
-        f"A `{model['architecture']}` model of {train['parameters'] / 1e6:.2f} M parameters "
-        f"({model['n_layer']} layers, {model['n_head']} heads, {model['n_embd']} wide, context "
-        f"{model['block_size']} tokens) on *{corpus['name']}* ({count(corpus['documents'])} "
-        f"documents, {corpus['bytes'] / 1e6:.2f} MB, `{tokenizer['kind']}` tokenizer of "
-        f"{count(tokenizer['vocab_size'])} tokens), trained for {count(train['steps'])} steps or "
-        f"{train['tokens'] / 1e6:.2f} M tokens.{STOPPED[results.run['stopped']]}\n\n"
+        f"A `{model['architecture']}` model of {count(train['parameters'])} parameters "
+        f"({count(model['n_layer'], 'layer')}, {count(model['n_head'], 'head')}, "
+        f"{model['n_embd']} wide, context {count(model['block_size'], 'token')}) on "
+        f"*{corpus['name']}* ({count(corpus['documents'], 'document')}, "
+        f"{corpus['bytes'] / 1e6:.2f} MB, `{tokenizer['kind']}` tokenizer of "
+        f"{count(tokenizer['vocab_size'])} tokens), "
+        f"trained for {count(train['steps'], 'step')} on {count(train['tokens'], 'token')}."
+        f"{STOPPED[results.run['stopped']]}\n\n"
         f"On the {results.held_out} text, which it has never seen, it reaches "
         f"**{held_out['bits_per_byte']:.3f} bits per byte** (perplexity "
         f"{held_out['perplexity']:.2f} a token); `xz -9`, given the train text first, needs "
