@@ -219,7 +219,7 @@ def test_a_metric_newer_than_the_readme_is_named(
     [
         (lambda: edit("reports/metrics.json", b"3.4502", b"3.4401"), "evaluate", "metrics.json"),
         (lambda: edit("data/checkpoints/best.pt", b"best", b"Best"), "train", "data/checkpoints"),
-        (lambda: edit("params.yaml", b"lr: 5.0e-3", b"lr: 6.0e-3"), "train", "train"),
+        (lambda: edit("params.yaml", b"lr: auto", b"lr: 6.0e-3"), "train", "train"),
         (lambda: edit("code/train.py", b"#", b"##"), "train", "code/train.py modified"),
         (lambda: shutil.rmtree("data/evaluation"), "evaluate", "data/evaluation deleted"),
     ],
