@@ -97,6 +97,25 @@ def launch_settings() -> dict[str, Any]:
     }
 
 
+def refusal(
+    prompt: Any, most: Any, temperature: Any, top_k: Any, top_p: Any, seed: Any
+) -> str | None:
+    """What a request asks too much of: it can hold anything, whatever the page's controls allow."""
+    if not isinstance(prompt, str) or len(prompt) > MOST_CHARACTERS:
+        return f"prompt: allowed: up to {MOST_CHARACTERS} characters"
+    limits = {
+        "max new tokens": (most, 1, MOST_NEW_TOKENS),
+        "temperature": (temperature, 0, 10),
+        "top-k": (top_k, 0, 2**31),
+        "top-p": (top_p, 0.01, 1),
+        "seed": (seed, 0, 2**53),
+    }
+    for name, (value, lowest, highest) in limits.items():
+        if not isinstance(value, int | float) or not lowest <= value <= highest:
+            return f"{name}: found {value!r}; allowed: {lowest} to {highest}"
+    return None
+
+
 def build_page(pretrained: "Pretrained", prompt: str = PROMPT) -> "gradio.Blocks":
     """The page of a model."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
@@ -111,19 +130,8 @@ def build_page(pretrained: "Pretrained", prompt: str = PROMPT) -> "gradio.Blocks
     def write(
         prompt: str, most: float, temperature: float, top_k: float, top_p: float, seed: float
     ) -> Iterator[str]:
-        # a request can hold anything, whatever the page's controls allow
-        if not isinstance(prompt, str) or len(prompt) > MOST_CHARACTERS:
-            raise gr.Error(f"prompt: allowed: up to {MOST_CHARACTERS} characters")
-        limits = {
-            "max new tokens": (most, 1, MOST_NEW_TOKENS),
-            "temperature": (temperature, 0, 10),
-            "top-k": (top_k, 0, model.config.vocab_size),
-            "top-p": (top_p, 0.01, 1),
-            "seed": (seed, 0, 2**53),
-        }
-        for name, (value, lowest, highest) in limits.items():
-            if not isinstance(value, int | float) or not lowest <= value <= highest:
-                raise gr.Error(f"{name}: found {value!r}; allowed: {lowest} to {highest}")
+        if line := refusal(prompt, most, temperature, top_k, top_p, seed):
+            raise gr.Error(line)
         strategy = Strategy(float(temperature), int(top_k), float(top_p))
         text = prompt
         draws = [Draw(strategy, int(seed))]
