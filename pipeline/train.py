@@ -167,11 +167,11 @@ def train() -> None:
 
 
 def _loaded_code() -> dict[str, str]:
-    """{module: sha256} of the project's code that this process has loaded."""
+    """{module: sha256} of the project's code that this process has loaded to train."""
     modules = {
         name: str(module.__file__)
         for name, module in sorted(sys.modules.items())
-        if name.split(".")[0] == "pipeline"
+        if name.split(".")[0] == "pipeline" and name != "pipeline.__main__"
     }
     return {name: sha256_file(Path(file)) for name, file in modules.items()}
 

@@ -98,7 +98,7 @@ def load_pretrained(name_or_path: str) -> Pretrained:
     if not settings and revision is None and beside.is_file():
         settings = settings_of(_read_json(beside), str(beside))
     try:
-        model = _build(_renamed(tensors), settings)
+        model = build_model(tensors, settings)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     if tokenizer is None and (path.parent / TOKENIZER_FILE).is_file():
@@ -222,8 +222,12 @@ def _renamed(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     return from_hf(renamed)
 
 
-def _build(state: dict[str, Tensor], stated: dict[str, Any]) -> GPT:
-    """The model of these weights; what `stated` says of its shape must agree with them."""
+def build_model(tensors: Mapping[str, Any], stated: dict[str, Any]) -> GPT:
+    """The model of these weights, in eval mode on the CPU, in fp32.
+
+    What `stated` says under GPTConfig's names must agree with them; raises CheckpointError.
+    """
+    state = _renamed(tensors)
     config = _config(state, stated)
     if config.architecture == "gpt2":
         head = state.setdefault("lm_head.weight", state["wte.weight"])
@@ -266,6 +270,8 @@ def _config(state: dict[str, Tensor], stated: dict[str, Any]) -> GPTConfig:
             raise CheckpointError(
                 f"{name}: its settings say {stated[name]!r}, its tensors have {value!r}"
             )
+    if architecture == "modern":
+        found["bias"] = bool(stated.get("bias", False))  # it has none either way
     found["n_head"] = stated.get("n_head", max(1, found["n_embd"] // 64))
     found["block_size"] = found.get("block_size", stated.get("block_size"))
     for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size"):
@@ -278,7 +284,10 @@ def _config(state: dict[str, Tensor], stated: dict[str, Any]) -> GPTConfig:
     gelu = stated.get("gelu", "tanh")
     if gelu not in ("tanh", "none"):
         raise CheckpointError(f"gelu: found {gelu!r}; allowed: tanh, none")
-    return GPTConfig(architecture=architecture, gelu=gelu, **found)
+    dropout = stated.get("dropout", 0.0)
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise CheckpointError(f"dropout: found {dropout!r}; allowed: 0 to below 1")
+    return GPTConfig(architecture=architecture, gelu=gelu, dropout=float(dropout), **found)
 
 
 def _matrix(state: dict[str, Tensor], name: str) -> Tensor:

@@ -98,6 +98,7 @@ def metrics(results: Results) -> str:
         ("best loss", f"{train['best_loss']:.4f} at step {count(train['best_loss_step'])}"),
         ("mean loss of the last 100 steps", f"{train['mean_loss_last_100']:.4f}"),
         ("best val loss", f"{train['best_val_loss']:.4f} at step {count(train['best_step'])}"),
+        *_before_training(train),
         ("steps", count(train["steps"])),
         ("tokens", count(train["tokens"])),
     ]
@@ -124,6 +125,19 @@ def metrics(results: Results) -> str:
             table(("training", "value"), training),
         )
     )
+
+
+def _before_training(train: dict[str, Any]) -> list[tuple[str, str]]:
+    """What pretrained weights reached on the same val windows, beside the fine-tuned ones."""
+    if "initial_val_loss" not in train:
+        return []
+    return [
+        ("val loss before training", f"{train['initial_val_loss']:.4f}"),
+        (
+            "val perplexity, before training and best",
+            f"{train['initial_val_perplexity']:.2f}, {train['best_val_perplexity']:.2f}",
+        ),
+    ]
 
 
 def logs(results: Results, reports: str) -> str:
@@ -174,6 +188,7 @@ def provenance_table(provenance: dict[str, Any], reports: str) -> str:
     rows = [
         (f"corpus: {corpus['name']}, {corpus['source']}", code(corpus["sha256"])),
         (f"tokenizer: {tokens['tokenizer']['kind']}", code(tokens["tokenizer"]["sha256"])),
+        *_start(provenance),
         *((f"tokens: {name}", code(s["sha256"])) for name, s in tokens["splits"].items()),
         *(
             (f"parameters: `{name}`", code(digest))
@@ -191,6 +206,11 @@ def provenance_table(provenance: dict[str, Any], reports: str) -> str:
         f"{table(('made from', 'sha256'), rows)}\n\nNumeric platform: {platform}.\n\n"
         f"Every file's hash: [provenance.json]({reports}provenance.json)."
     )
+
+
+def _start(provenance: dict[str, Any]) -> list[tuple[str, str]]:
+    start = provenance.get("init_from")
+    return [(f"weights to start from: {start['source']}", code(start["sha256"]))] if start else []
 
 
 def _weights(provenance: dict[str, Any]) -> list[tuple[str, str]]:

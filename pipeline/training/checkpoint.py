@@ -5,6 +5,7 @@ best_loss (val, nats per token), learning_rate, history, tokenizer (its JSON); l
 optimizer_state_dict. See model/tensor_file.py for how the file is read and written.
 """
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
-from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.model.gpt import GPT
+from pipeline.model.pretrained import build_model
 from pipeline.model.tensor_file import plain_copy, read_tensors
 
 KEYS = ("config", "model_state_dict", "step", "tokenizer")
@@ -35,13 +37,14 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> tuple[GPT, dict[st
     """
     path = Path(path)
     checkpoint = read_checkpoint(path, device)
+    config, weights = checkpoint["config"], checkpoint["model_state_dict"]
+    if not isinstance(config, dict) or not isinstance(weights, dict):
+        raise CheckpointError(f"{path}: its config and its weights must each be a dict")
     try:
-        model = GPT(GPTConfig(**checkpoint["config"]))
-        model.load_state_dict(checkpoint["model_state_dict"])
-    except (TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: weights do not fit the config: {reason}") from None
-    return model.to(device).eval(), checkpoint
+        model = build_model(weights, config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return model.to(device), checkpoint
 
 
 def checkpoint_payload(
@@ -76,7 +79,8 @@ def optimizer_tensors(
         for optimizer in optimizers:
             if parameter in optimizer.state:
                 state = optimizer.state[parameter]
-                states[name] = plain_copy({key: state[key] for key in sorted(state)})
+                # interned, as pickle writes one string object twice in another way than two
+                states[name] = plain_copy({sys.intern(key): state[key] for key in sorted(state)})
     return states
 
 
