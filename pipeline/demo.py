@@ -180,7 +180,7 @@ def _about(pretrained: "Pretrained", tokenizer_kind: str) -> str:
     model = pretrained.model
     rows = card.facts(model.config, model.count_parameters(), tokenizer_kind)
     weights, origin = card.lineage(pretrained.sha256, pretrained.file.parent)
-    parts = ["### Model", table(("", "value"), rows)]
+    parts = ["### Model", table(("model", "value"), rows)]
     if origin is not None:
         heads = ("split", "loss", "perplexity", "bits per byte")
         parts += ["### Scores", table(heads, card.score_rows(origin))]
