@@ -186,6 +186,7 @@ def _only_print(params: Params, checkpoint: str, text: Path | None) -> None:
             batch_size=params.evaluate.batch_size,
             autocast=nullcontext,
             name=name,
+            block_size=max(1, min(model.config.block_size, len(ids) - 1)),
         )
         text_bytes = sum(len(tokenizer.token_bytes(n)) for n in ids[1:].tolist())
         numbers = [score.loss, score.perplexity, score.bits_per_byte(text_bytes)]

@@ -2,15 +2,21 @@
 knows the weights among its inputs, and a run of the smallest rate gives them back."""
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_project import commit, run, set_params
+from safetensors.torch import load_file, save_file
+from tiny_project import commit, make_project, run, set_params, words
 
-from pipeline import load_checkpoint
+from pipeline import GPT, load_checkpoint
+from pipeline.corpus.tokenizers import char_tokenizer
+from pipeline.model.gpt import GPTConfig
+from pipeline.model.huggingface import hf_config, to_hf
+from pipeline.model.pretrained import TOKENIZER_FILE
 from pipeline.storage import sha256_file
 
 COMMAND = (sys.executable, "-m", "pipeline")
@@ -97,3 +103,53 @@ def test_a_model_is_evaluated_without_training_and_nothing_is_written(started: P
     assert "word perplexity" in text.stdout
     (started / "away").rename(started / "data/checkpoints")
     assert run(started, "git", "status", "--porcelain").stdout == before
+
+
+# as many characters as GPT-2 has merges: with the 256 bytes and <|endoftext|>, 50,257 tokens
+CHARACTERS = "\n" + "".join(map(chr, range(0x20, 0x20 + 49_999)))
+
+
+@pytest.mark.slow
+def test_gpt2s_own_size_is_evaluated_fine_tuned_and_exported_bit_for_bit(tmp_path: Path) -> None:
+    """124M parameters in the layout of openai-community/gpt2, made here; no network."""
+    project = make_project(
+        tmp_path / "project",
+        prepare__tokenizer="char",
+        prepare__val_fraction=0.001,
+        prepare__test_fraction=0.0,
+        model__architecture="gpt2",
+        model__size="gpt2",
+        model__block_size=32,
+        model__bias=True,
+        train__init_from="gpt2",
+        train__optimizer="adamw",
+        train__freeze_layers=11,
+        train__max_steps=2,
+        train__micro_batch_size=1,
+        train__eval_interval=2,
+        train__sample_interval=0,
+    )
+    (project / "data/own/words.txt").write_text(CHARACTERS + words(6000), encoding="utf-8")
+    model = GPT(GPTConfig("gpt2", 12, 12, 768, 1024, 50_257))
+    model.initialise(1)
+    state = {n.removeprefix("transformer."): t.contiguous() for n, t in to_hf(model).items()}
+    state |= {f"h.{n}.attn.bias": torch.ones(1, 1, 1024, 1024).tril() for n in range(12)}
+    folder = project / "data/init/gpt2"
+    folder.mkdir()
+    save_file(state, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(hf_config(model.config, eot_id=50_256)))
+    tokenizer = char_tokenizer([CHARACTERS])
+    tokenizer.save(folder / TOKENIZER_FILE)
+    set_params(project, train__init_from="data/init/gpt2")
+
+    for command in ("fetch", "prepare"):
+        run(project, *COMMAND, command)
+    assert "val" in run(project, *COMMAND, "evaluate", "--checkpoint", "data/init/gpt2").stdout
+    run(project, *COMMAND, "train")
+    facts = json.loads((project / "data/checkpoints/run.json").read_text())
+    assert facts["init_from"]["val_loss"] == pytest.approx(math.log(50_257), abs=0.7)
+    run(project, *COMMAND, "export", "out", "--checkpoint", "data/init/gpt2")
+    written = load_file(project / "out/model.safetensors")
+    weights = {name: tensor for name, tensor in state.items() if not name.endswith(".attn.bias")}
+    assert {f"transformer.{name}" for name in weights} == set(written)
+    assert all(torch.equal(t, written[f"transformer.{name}"]) for name, t in weights.items())

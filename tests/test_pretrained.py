@@ -2,7 +2,6 @@
 what does not fit; nothing in a file is ever executed."""
 
 import io
-import json
 import os
 import pickle
 import re
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline import GPT, load_checkpoint
@@ -332,20 +331,3 @@ def test_frozen_layers_get_no_gradient() -> None:
     assert frozen == {
         name for name, _ in model.named_parameters() if name.startswith(("wte", "wpe", "h.0."))
     }
-
-
-@pytest.mark.slow
-def test_a_folder_of_gpt2s_own_size_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    """124M parameters in the layout of openai-community/gpt2, made here."""
-    config = GPTConfig("gpt2", 12, 12, 768, 1024, 50_257)
-    model = randomised(config)
-    state = {n.removeprefix("transformer."): t.contiguous() for n, t in to_hf(model).items()}
-    (tmp_path / "in").mkdir()
-    save_file(state, tmp_path / "in" / "model.safetensors")
-    values = hf_config(config, eot_id=50_256)
-    (tmp_path / "in" / "config.json").write_text(json.dumps(values))
-    loaded = load_pretrained(str(tmp_path / "in"))
-    write_hf(tmp_path / "out", loaded)
-    written = load_file(tmp_path / "out" / "model.safetensors")
-    assert {f"transformer.{name}" for name in state} == set(written)
-    assert all(torch.equal(tensor, written[f"transformer.{n}"]) for n, tensor in state.items())

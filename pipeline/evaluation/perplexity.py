@@ -71,14 +71,15 @@ def score_split(
     autocast: Callable[[], AbstractContextManager[Any]],
     name: str,
     most_windows: int = 0,
+    block_size: int | None = None,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Score:
     """Score a split; most_windows > 0 takes that many, evenly spaced, instead of all.
 
-    batch_size: windows in one forward pass. Raises CorpusError where the split is shorter than
-    block_size + 1 tokens.
+    batch_size: windows in one forward pass; block_size: their length, if not the model's. Raises
+    CorpusError where the split is shorter than block_size + 1 tokens.
     """
-    T = model.config.block_size
+    T = block_size or model.config.block_size
     check_length(tokens, T, name)
     plan = windows(len(tokens), T, overlap)
     if 0 < most_windows < len(plan):
