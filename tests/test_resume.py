@@ -258,6 +258,14 @@ def wait_for_rows(csv: Path, rows: int, process: subprocess.Popen[bytes]) -> Non
         time.sleep(0.01)
 
 
+def wait_for_state(project: Path, step: int) -> None:
+    while True:
+        names = [path.stem for path in (project / ".cache/train").glob("*/state-*.json")]
+        if any(int(name.split("-")[1]) >= step for name in names):
+            return
+        time.sleep(0.01)
+
+
 def trainers(project: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
@@ -272,7 +280,7 @@ def trainers(project: Path) -> list[psutil.Process]:
 ALL = (*OUTPUTS, "reports", "data/evaluation", "dvc.lock", "README.md")
 
 
-@pytest.mark.parametrize("number", ["SIGINT", "SIGKILL"])
+@pytest.mark.parametrize("number", [pytest.param("SIGINT", marks=pytest.mark.slow), "SIGKILL"])
 def test_dvc_killed_leaves_no_trainer_and_the_next_repro_ends_in_the_same_bytes(
     number: str, tmp_path: Path
 ) -> None:
@@ -300,6 +308,7 @@ def test_dvc_killed_leaves_no_trainer_and_the_next_repro_ends_in_the_same_bytes(
     assert run(clone, "git", "status", "--porcelain", "reports/train.csv").stdout != ""
 
 
+@pytest.mark.slow
 def test_a_stopped_temporary_experiment_goes_on(finished: Path) -> None:
     set_params(finished, log__save_interval=1e-6)
     commit(finished)
@@ -311,9 +320,7 @@ def test_a_stopped_temporary_experiment_goes_on(finished: Path) -> None:
         env=environment(), start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    while not list((finished / ".cache/train").glob("*/state-*30.json")):
-        assert stopped.poll() is None
-        time.sleep(0.01)
+    wait_for_state(finished, 30)
     os.killpg(stopped.pid, signal.SIGINT)
     stopped.wait()
     psutil.wait_procs(trainers(finished), timeout=60)
@@ -330,18 +337,18 @@ def rev(name: str, project: Path) -> str:
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_queued_task_goes_on_when_queued_again(finished: Path) -> None:
     set_params(finished, log__save_interval=1e-6)
     commit(finished)
-    change = ("-S", "train.max_steps=400")
+    change = ("-S", "train.max_steps=1500")
     run(finished, "dvc", "exp", "run", "--queue", "-n", "queued", *change)
     run(finished, "dvc", "queue", "start")
-    while not list((finished / ".cache/train").glob("*/state-*30.json")):
-        time.sleep(0.01)
+    wait_for_state(finished, 30)
     run(finished, "dvc", "queue", "kill", "-f", "queued")
     psutil.wait_procs(trainers(finished), timeout=60)
     run(finished, "dvc", "queue", "stop", "--kill", check=False)
     again = run(finished, "dvc", "exp", "run", "--temp", "-n", "again", *change)
     assert "going on from step" in again.stdout
     record = run(finished, "git", "show", f"{rev('again', finished)}:reports/metrics.json").stdout
-    assert json.loads(record)["train"]["steps"] == 400
+    assert json.loads(record)["train"]["steps"] == 1500
