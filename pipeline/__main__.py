@@ -18,6 +18,8 @@ COMMANDS = (
     "generate",
     "trace",
     "verify",
+    "demo",
+    "export",
 )  # each is a function of the module of its name
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -4,8 +4,9 @@ data/raw/texts/ holds the files as they are; data/raw/manifest.json says what th
 
     {"name", "source", "sha256", "license", "separator", "files": [{"path", "bytes", "sha256"}]}
 
-For a named source `sha256` is the pinned one of what was downloaded; for one's own text it is over
-the files' names and hashes. Nothing in data/raw changes before everything is there and verified.
+One's own text is of the kinds in formats.SUFFIXES. For a named source `sha256` is the pinned one of
+what was downloaded; for one's own text it is over the files' names and hashes. Nothing in data/raw
+changes before everything is there and verified.
 """
 
 import shutil
@@ -16,8 +17,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from pipeline.corpus.readers import decoded_blocks
+from pipeline.corpus.formats import TOKEN_LISTS, Decoding, documents, suffix_of
 from pipeline.corpus.sources import SOURCES, fetch_named, own_files
+from pipeline.corpus.token_lists import read_token_lists
 from pipeline.errors import CorpusError, FetchError
 from pipeline.params import CorpusParams, load_params
 from pipeline.storage import sha256_file, sha256_json, write_json
@@ -33,14 +35,14 @@ def fetch() -> None:
     """
     params = load_params().corpus
     console = Console()
-    own = own_files(Path(params.path))
+    own, left_out = own_files(Path(params.path), params.pattern)
     CACHE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="fetch-") as temporary:
         new = Path(temporary, "raw")
         new.mkdir()
         try:
             if own:
-                manifest = _take_own(own, params, new)
+                manifest = _take_own(own, params, new, console)
             else:
                 manifest = _take_named(params.name, new, console)
             write_json(new / "manifest.json", manifest)
@@ -56,15 +58,28 @@ def fetch() -> None:
         f"sha256 {manifest['sha256'][:12]}",
         highlight=False,
     )
+    if own and left_out:
+        kinds = ", ".join(sorted({Path(name).suffix or "no suffix" for name in left_out}))
+        console.print(f"left out: {len(left_out)} files of other kinds ({kinds})", highlight=False)
 
 
-def _take_own(files: list[tuple[str, Path]], params: CorpusParams, new: Path) -> dict[str, Any]:
+def _take_own(
+    files: list[tuple[str, Path]], params: CorpusParams, new: Path, console: Console
+) -> dict[str, Any]:
+    token_lists = [name for name, _ in files if suffix_of(name) == TOKEN_LISTS]
+    if token_lists and len(token_lists) < len(files):
+        raise CorpusError(
+            f"corpus.path: {params.path}: {token_lists[0]} holds token lists, others text; "
+            "allowed: one or the other (corpus.pattern chooses)"
+        )
+    decoding = Decoding(params.errors)
     for name, path in files:
-        for _ in decoded_blocks(path, params.errors):  # raises at a byte that is not UTF-8
-            pass
+        _check_file(path, decoding, params.text_field)
         copy = new / "texts" / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
+    if decoding.replaced:
+        console.print(f"replaced: {decoding.replaced:,} characters that are not UTF-8 (U+FFFD)")
     entries = _entries(new / "texts", [name for name, _ in files])
     if not any(entry["bytes"] for entry in entries):
         raise CorpusError(f"corpus.path: {params.path} holds no text: every file is empty")
@@ -76,6 +91,16 @@ def _take_own(files: list[tuple[str, Path]], params: CorpusParams, new: Path) ->
         "separator": None,
         "files": entries,
     }
+
+
+def _check_file(path: Path, decoding: Decoding, text_field: str) -> None:
+    """Read it all: raises CorpusError at the first place that is not what it should be."""
+    if suffix_of(path.name) == TOKEN_LISTS:
+        read_token_lists(path)
+        return
+    for blocks in documents(path, decoding, text_field):
+        for _ in blocks:
+            pass
 
 
 def _take_named(name: str, new: Path, console: Console) -> dict[str, Any]:

@@ -34,6 +34,9 @@ SIZES = {
 }
 
 
+LR_FROM_SCRATCH, LR_FROM_PRETRAINED = 5e-3, 5e-5  # train.lr: auto
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -43,15 +46,21 @@ class CorpusParams(Section):
 
     name: Literal["shakespeare", "tinyshakespeare", "tinystories"]
     path: str = Field(min_length=1)
+    pattern: str = Field(min_length=1)
+    text_field: str = Field(min_length=1)
     errors: Literal["strict", "replace"]
 
 
 class PrepareParams(Section):
     """How text becomes tokens."""
 
-    tokenizer: Literal["gpt2", "bpe", "char", "byte"]
+    tokenizer: Literal[
+        "gpt2", "bpe", "char", "byte", "r50k_base", "p50k_base", "cl100k_base", "o200k_base"
+    ]
     vocab_size: int = Field(ge=257, le=2**31)
     format: Literal["bin", "pt"]
+    shard_tokens: Count
+    split_by: Literal["stream", "document"]
     val_fraction: Fraction
     test_fraction: Fraction
 
@@ -105,7 +114,9 @@ class TrainParams(Section):
     max_steps: Count
     micro_batch_size: Count
     grad_accum_steps: Count
-    batch_order: Literal["random", "shuffled", "sequential"]
+    batch_order: Literal["random", "shuffled", "sequential", "documents"]
+    stride: Count | None
+    max_seq_len: Count | None
     optimizer: Literal["adamw", "muon"]
     lr: Positive
     muon_lr_ratio: Positive
@@ -132,7 +143,16 @@ class TrainParams(Section):
     keep_interval: CountOrNone
     target_loss: Positive | None
     patience: CountOrNone
-    init_from: Literal["scratch"]
+    init_from: str = Field(min_length=1)
+    freeze_layers: CountOrNone
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rate_by_where_it_starts(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("lr") == "auto":
+            scratch = values.get("init_from") == "scratch"
+            return {**values, "lr": LR_FROM_SCRATCH if scratch else LR_FROM_PRETRAINED}
+        return values
 
     @model_validator(mode="after")
     def _rates_are_in_order(self) -> Self:
@@ -149,6 +169,7 @@ class LogParams(Section):
     """What cannot change a result."""
 
     save_interval: Positive
+    workers: Literal["auto"] | Count
 
 
 class EvaluateParams(Section):
@@ -165,6 +186,9 @@ class SampleParams(Section):
     max_new_tokens: Count
     temperature: NotNegative
     top_k: CountOrNone
+    top_p: float = Field(gt=0, le=1)
+    min_p: float = Field(ge=0, le=1)
+    repetition_penalty: Positive
     seed: CountOrNone
     num_samples: Count
 
@@ -187,6 +211,25 @@ class Params(Section):
     evaluate: EvaluateParams
     sample: SampleParams
     report: ReportParams
+
+    @model_validator(mode="after")
+    def _frozen_layers_are_there(self) -> Self:
+        if self.train.freeze_layers > self.model.n_layer:
+            raise ValueError(
+                f"train.freeze_layers: found {self.train.freeze_layers}; "
+                f"allowed: 0 to model.n_layer ({self.model.n_layer})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sequences_fit_the_context(self) -> Self:
+        for key in ("stride", "max_seq_len"):
+            found, most = getattr(self.train, key), self.model.block_size
+            if found is not None and found > most:
+                raise ValueError(
+                    f"train.{key}: found {found}; allowed: 1 to model.block_size ({most}), or null"
+                )
+        return self
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:

@@ -1,49 +1,68 @@
 """prepare: split the text, train the tokenizer on the train split, write token files.
 
-data/tokens/ holds {train,val,test}.bin (or .pt), tokenizer.json and meta.json:
+data/tokens/ holds {train,val,test}.bin (or .pt, or shards: corpus/token_file.py), tokenizer.json,
+statistics.json (corpus/statistics.py) and meta.json:
 
     {"corpus": {"name", "source", "license", "sha256", "files", "documents", "bytes",
-                "empty_documents"},
+                "empty_documents", "replaced_characters"},
      "tokenizer": {"kind", "vocab_size", "eot_id", "sha256"},
      "format": "bin" or "pt",
      "splits": {"train": {"documents", "tokens", "bytes", "sha256"}, "val": ..., "test": ...}}
 
-<|endoftext|> stands after each document. A split's `documents` are those that end in it; its
-`bytes` are those of its text, where <|endoftext|> has none: the denominator of bits per byte.
+<|endoftext|> stands after each document, but where the whole corpus is one: there is nothing to
+tell apart. A split's `documents` are those that end in it; its `bytes` are those of its text, where
+<|endoftext|> has none: the denominator of bits per byte.
 """
 
 import shutil
+import signal
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
-from pipeline.corpus.ranks import gpt2_merges
+from pipeline.corpus.encode_lists import encode_lists, split_lists
+from pipeline.corpus.encoding import Encoded, encoded, jobs, worker_count
+from pipeline.corpus.formats import Decoding
+from pipeline.corpus.ranks import gpt2_merges, tiktoken_encoding
 from pipeline.corpus.readers import Piece, RawCorpus, open_corpus
+from pipeline.corpus.shards import SplitWriter
 from pipeline.corpus.splits import (
     SPLITS,
     Survey,
+    by_document,
+    by_stream,
+    check_documents,
     split_bounds,
     survey,
-    text_between,
     utf8_length,
 )
-from pipeline.corpus.token_file import write_tokens
+from pipeline.corpus.statistics import Statistics
+from pipeline.corpus.token_lists import check_ids, read_token_lists
 from pipeline.corpus.tokenizers import (
     Ids,
     Tokenizer,
     byte_tokenizer,
     char_tokenizer,
     gpt2_tokenizer,
+    tiktoken_tokenizer,
     train_bpe,
 )
 from pipeline.errors import CorpusError, TokenFileError
-from pipeline.params import PrepareParams, load_params
+from pipeline.params import Params, PrepareParams, load_params
 from pipeline.storage import write_json
 
 RAW = Path("data/raw")
@@ -60,25 +79,21 @@ def prepare() -> None:
     console = Console()
     corpus = open_corpus(RAW)
     CACHE.mkdir(exist_ok=True)
+    for left_behind in CACHE.glob("prepare-*"):  # by one that was killed
+        shutil.rmtree(left_behind)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    rates = (TransferSpeedColumn(), TimeRemainingColumn())
     with (
-        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+        _ended_cleanly_by_sigterm(),
+        Progress(
+            *columns, *rates, console=console, transient=True, disable=not console.is_terminal
+        ) as progress,
         tempfile.TemporaryDirectory(dir=CACHE, prefix="prepare-") as temporary,
     ):
-        reader = _Reader(corpus, params.corpus.errors, progress)
-        found = survey(reader.pieces("reading"))
-        if not found.bytes:
-            raise CorpusError(f"{RAW}: every document is empty")
-        settings = params.prepare
-        bounds = split_bounds(found.bytes, settings.val_fraction, settings.test_fraction)
-        tokenizer = _make_tokenizer(settings, reader, bounds["train"])
         new = Path(temporary, "tokens")
+        write = _write_token_lists if corpus.holds_token_lists else _write_text
         try:
-            tokenizer.save(new / "tokenizer.json")
-            splits = {
-                split: _write_split(new, split, bounds[split], settings.format, tokenizer, reader)
-                for split in SPLITS
-            }
-            meta = _meta(corpus, found, tokenizer, settings.format, splits)
+            meta = write(new, corpus, params, progress, console)
             write_json(new / "meta.json", meta)
             if TOKENS.exists():
                 shutil.rmtree(TOKENS)
@@ -87,70 +102,142 @@ def prepare() -> None:
             raise TokenFileError(
                 f"{TOKENS}: cannot be written: {error.strerror or error}"
             ) from None
-    _print_summary(console, meta, settings)
+    _print_summary(console, meta, params.prepare)
+
+
+@contextmanager
+def _ended_cleanly_by_sigterm() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does: no half file stays behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _write_text(
+    new: Path, corpus: RawCorpus, params: Params, progress: Progress, console: Console
+) -> dict[str, Any]:
+    settings = params.prepare
+    fractions = settings.val_fraction, settings.test_fraction
+    reader = _Reader(corpus, params, progress)
+    found = survey(reader.pieces("reading"), settings.split_by, *fractions)
+    if not found.text_bytes:
+        raise CorpusError(f"{RAW}: every document is empty")
+    reader.text_bytes, replaced = found.text_bytes, reader.decoding.replaced
+    if settings.split_by == "document":
+        check_documents(found.split_of, *fractions)
+    bounds = split_bounds(found.text_bytes, *fractions) if settings.split_by == "stream" else {}
+
+    def routed(doing: str) -> Iterator[tuple[str, Piece]]:
+        pieces = reader.pieces(doing)
+        return by_stream(pieces, bounds) if bounds else by_document(pieces, found.split_of)
+
+    train_text = (piece.text for split, piece in routed("tokenizer") if split == "train")
+    tokenizer = _make_tokenizer(settings, train_text)
+    workers = worker_count(params.log.workers, found.text_bytes)
+    started = time.monotonic()
+    results = encoded(tokenizer, jobs(routed("tokens")), found.documents > 1, workers)
+    splits = _write_splits(new, results, tokenizer, settings)
+    seconds = time.monotonic() - started
+    megabytes = found.text_bytes / 1e6
+    tokens = sum(split["tokens"] for split in splits.values())
+    console.print(
+        f"tokenized {megabytes:,.1f} MB in {seconds:.1f} s: {megabytes / seconds:,.1f} MB/s, "
+        f"{tokens / 1e6 / seconds:,.2f} million tokens/s, "
+        f"{workers} process{'es' * (workers > 1)}",
+        highlight=False,
+    )
+    return _meta(corpus, found, replaced, tokenizer, settings.format, splits)
+
+
+def _write_token_lists(
+    new: Path, corpus: RawCorpus, params: Params, progress: Progress, console: Console
+) -> dict[str, Any]:
+    settings = params.prepare
+    if settings.tokenizer in ("bpe", "char"):
+        raise CorpusError(
+            f"prepare.tokenizer: found {settings.tokenizer!r}, which is made from text, and the "
+            "corpus holds token lists; allowed: byte, or one of tiktoken's whose ids they are"
+        )
+    tokenizer = _make_tokenizer(settings, [])
+    documents: list[Ids] = []
+    for entry in corpus.files:
+        path = corpus.path(entry)
+        new_documents = read_token_lists(path)
+        check_ids(new_documents, path, tokenizer.vocab_size, tokenizer.kind)
+        documents += new_documents
+    with_ids = sum(len(ids) > 0 for ids in documents)
+    if not with_ids:
+        raise CorpusError(f"{RAW}: every document is empty")
+    parts = split_lists(documents, settings.split_by, settings.val_fraction, settings.test_fraction)
+    results = encode_lists(parts, tokenizer, with_ids > 1)
+    splits = _write_splits(new, results, tokenizer, settings)
+    text_bytes = sum(split["bytes"] for split in splits.values())
+    found = Survey(text_bytes, with_ids, len(documents) - with_ids)
+    return _meta(corpus, found, 0, tokenizer, settings.format, splits)
 
 
 class _Reader:
     """The corpus' pieces, once for each pass, with progress."""
 
-    def __init__(self, corpus: RawCorpus, errors: str, progress: Progress) -> None:
-        self._corpus, self._errors, self._progress = corpus, errors, progress
-        self._bytes = sum(entry["bytes"] for entry in corpus.files)
+    def __init__(self, corpus: RawCorpus, params: Params, progress: Progress) -> None:
+        self._corpus, self._progress = corpus, progress
+        self._text_field = params.corpus.text_field
+        self.decoding = Decoding(params.corpus.errors)
+        self.text_bytes = corpus.bytes  # until the first pass has counted the text itself
 
     def pieces(self, doing: str) -> Iterator[Piece]:
-        task = self._progress.add_task(doing, total=self._bytes)
-        for piece in self._corpus.pieces(self._errors):
+        task = self._progress.add_task(doing, total=self.text_bytes)
+        for piece in self._corpus.pieces(self.decoding, self._text_field):
             yield piece
             self._progress.advance(task, utf8_length(piece.text))
 
 
-def _make_tokenizer(
-    settings: PrepareParams, reader: _Reader, train_bounds: tuple[int, int]
-) -> Tokenizer:
-    if settings.tokenizer == "gpt2":
-        return gpt2_tokenizer(gpt2_merges())
-    if settings.tokenizer == "byte":
-        return byte_tokenizer()
-    texts = (piece.text for piece in text_between(reader.pieces("tokenizer"), *train_bounds))
-    if settings.tokenizer == "char":
-        return char_tokenizer(texts)
-    return train_bpe(texts, settings.vocab_size)
-
-
-def _write_split(
-    folder: Path,
-    split: str,
-    bounds: tuple[int, int],
-    suffix: str,
-    tokenizer: Tokenizer,
-    reader: _Reader,
-) -> dict[str, Any]:
-    counts = {"documents": 0, "bytes": 0}
-
-    def ids() -> Iterator[Ids]:
-        for piece in text_between(reader.pieces(split), *bounds):
-            yield tokenizer.encode(piece.text)
-            if piece.ends_document:
-                yield np.array([tokenizer.eot_id])
-            counts["bytes"] += utf8_length(piece.text)
-            counts["documents"] += piece.ends_document
-
-    written = write_tokens(
-        folder / f"{split}.{suffix}",
-        ids(),
-        vocab_size=tokenizer.vocab_size,
-        tokenizer_sha256=tokenizer.sha256,
-    )
-    return {
-        "documents": counts["documents"],
-        "tokens": written.tokens,
-        "bytes": counts["bytes"],
-        "sha256": written.sha256,
+def _make_tokenizer(settings: PrepareParams, train_text: Iterable[str]) -> Tokenizer:
+    makers: dict[str, Callable[[], Tokenizer]] = {
+        "gpt2": lambda: gpt2_tokenizer(gpt2_merges()),
+        "r50k_base": lambda: gpt2_tokenizer(gpt2_merges(), "r50k_base"),
+        "byte": byte_tokenizer,
+        "char": lambda: char_tokenizer(train_text),
+        "bpe": lambda: train_bpe(train_text, settings.vocab_size),
     }
+    if settings.tokenizer in makers:
+        return makers[settings.tokenizer]()
+    return tiktoken_tokenizer(tiktoken_encoding(settings.tokenizer))
+
+
+def _write_splits(
+    folder: Path, results: Iterable[Encoded], tokenizer: Tokenizer, settings: PrepareParams
+) -> dict[str, Any]:
+    """Write the token files, tokenizer.json and statistics.json; what meta.json says of them."""
+    tokenizer.save(folder / "tokenizer.json")
+    statistics = Statistics(tokenizer)
+    counts = {split: {"documents": 0, "tokens": 0, "bytes": 0} for split in SPLITS}
+    with ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(
+                SplitWriter(folder, split, settings.format, tokenizer, settings.shard_tokens)
+            )
+            for split in SPLITS
+        }
+        for result in results:
+            writers[result.split].append(result.ids)
+            counts[result.split]["bytes"] += result.bytes
+            counts[result.split]["documents"] += sum(result.ends)
+            statistics.add(result.split, result.kinds, result.counts, result.lengths, result.ends)
+        splits = {split: {**counts[split], **writers[split].finish()} for split in SPLITS}
+    write_json(folder / "statistics.json", statistics.to_json())
+    return splits
 
 
 def _meta(
-    corpus: RawCorpus, found: Survey, tokenizer: Tokenizer, suffix: str, splits: dict[str, Any]
+    corpus: RawCorpus,
+    found: Survey,
+    replaced: int,
+    tokenizer: Tokenizer,
+    suffix: str,
+    splits: dict[str, Any],
 ) -> dict[str, Any]:
     return {
         "corpus": {
@@ -160,8 +247,9 @@ def _meta(
             "sha256": corpus.sha256,
             "files": len(corpus.files),
             "documents": found.documents,
-            "bytes": found.bytes,
+            "bytes": found.text_bytes,
             "empty_documents": found.empty_documents,
+            "replaced_characters": replaced,
         },
         "tokenizer": {
             "kind": tokenizer.kind,
@@ -189,6 +277,8 @@ def _print_summary(console: Console, meta: dict[str, Any], settings: PreparePara
     console.print(table)
     if corpus["empty_documents"]:
         console.print(f"left out: {corpus['empty_documents']} empty documents")
+    if corpus["replaced_characters"]:
+        console.print(f"replaced: {corpus['replaced_characters']:,} characters that are not UTF-8")
     if tokenizer["kind"] == "bpe" and tokenizer["vocab_size"] < settings.vocab_size:
         console.print(
             f"prepare.vocab_size: {settings.vocab_size:,} asked for; the train split has "

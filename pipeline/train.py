@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -50,6 +50,7 @@ def train() -> None:
     from pipeline.evaluation.perplexity import score_split
     from pipeline.evaluation.sampling import generate
     from pipeline.model.gpt import GPT, GPTConfig
+    from pipeline.model.pretrained import load_pretrained, start_from
     from pipeline.randomness import seed_for
     from pipeline.training.loop import Hooks, Interrupted, Outputs, Trainer, fit
     from pipeline.training.resume import ResumeState
@@ -67,12 +68,25 @@ def train() -> None:
         params.train.micro_batch_size * params.train.grad_accum_steps,
         params.train.batch_order,
         params.train.seed,
+        stride=params.train.stride,
+        max_seq_len=params.train.max_seq_len,
+        eot_id=tokenizer.eot_id,
     )
     shape = params.model.model_dump(exclude={"size"})
     model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **shape))
-    model.initialise(seed_for(params.train.seed, "initialise"))
+    init_from: dict[str, Any] | None = None
+    if params.train.init_from == "scratch":
+        model.initialise(seed_for(params.train.seed, "initialise"))
+    else:
+        pretrained = load_pretrained(params.train.init_from)
+        model = start_from(model, pretrained, tokenizer)
+        init_from = pretrained.facts()
+    if params.train.freeze_layers:
+        model.freeze(params.train.freeze_layers)
     model.to(runtime.device)
-    trainer = Trainer(model, batches, params.train, runtime, tokenizer.to_json())
+    trainer = Trainer(
+        model, batches, params.train, runtime, tokenizer.to_json(), pretrained=init_from is not None
+    )
 
     def validate(model: GPT) -> float:
         return score_split(
@@ -104,6 +118,7 @@ def train() -> None:
             "data": sha256_file(TOKENS / "meta.json"),
             "code": _loaded_code(),
             "platform": fingerprint,
+            "init_from": init_from,
         }
     )
     resume = ResumeState(key)
@@ -141,6 +156,8 @@ def train() -> None:
         "stopped": trainer.stopped,
         "samples": trainer.samples,
     }
+    if init_from is not None:
+        facts["init_from"] = {**init_from, "val_loss": trainer.initial_loss}
     write_json(CHECKPOINTS / "run.json", facts)
     resume.remove()
     show.line(
@@ -226,7 +243,8 @@ class _Show:
         rate = steps * trainer.tokens_per_step / max(now - self.started, 1e-9)
         left = (self.max_steps - trainer.step) * trainer.tokens_per_step / max(rate, 1e-9)
         val = f", val {trainer.best_loss:.4f} best" if trainer.best_loss is not None else ""
-        text = f"loss {row.loss:.4f}{val}, {rate:,.0f} tokens/s"
+        epochs = trainer.batches.epochs(trainer.step)
+        text = f"loss {row.loss:.4f}{val}, epoch {epochs:.2f}, {rate:,.0f} tokens/s"
         self.log.info("step %d: %s", trainer.step, text)
         self.progress.update(self.task, completed=trainer.step, description=text)
         if not self.console.is_terminal and now - self.shown >= SECONDS_BETWEEN_LINES:

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.corpus.formats import BLOCK_BYTES, Decoding, decoded_blocks
 from pipeline.corpus.readers import (
-    PIECE_CHARACTERS,
     Piece,
-    decoded_blocks,
     document_pieces,
     open_corpus,
     separated_pieces,
@@ -40,35 +39,35 @@ def raw_folder(folder: Path, files: dict[str, bytes], separator: str | None = No
 
 def test_each_file_is_a_document_in_the_manifests_order_with_its_line_ends(tmp_path: Path) -> None:
     folder = raw_folder(tmp_path, {"b.txt": b"one\r\n", "a/c.txt": b"", "a.txt": "ß".encode()})
-    pieces = list(open_corpus(folder).pieces("strict"))
+    pieces = list(open_corpus(folder).pieces(Decoding("strict")))
     assert pieces == [Piece("one\r\n", True), Piece("", True), Piece("ß", True)]
 
 
-@pytest.mark.parametrize("at", [0, 5, PIECE_CHARACTERS - 1, PIECE_CHARACTERS, PIECE_CHARACTERS + 7])
+@pytest.mark.parametrize("at", [0, 5, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 7])
 def test_invalid_utf8_is_named_with_its_byte_offset(tmp_path: Path, at: int) -> None:
     path = tmp_path / "bad.txt"
     path.write_bytes(b"a" * at + b"\xff" + b"b" * 10)
     with pytest.raises(CorpusError, match=rf"bad\.txt: not UTF-8 at byte {at};"):
-        list(decoded_blocks(path, "strict"))
+        list(decoded_blocks(path, Decoding("strict")))
 
 
 def test_a_character_cut_off_by_the_files_end_is_named_where_it_begins(tmp_path: Path) -> None:
     path = tmp_path / "cut.txt"
     path.write_bytes(b"abc" + "€".encode()[:2])
     with pytest.raises(CorpusError, match="not UTF-8 at byte 3;"):
-        list(decoded_blocks(path, "strict"))
+        list(decoded_blocks(path, Decoding("strict")))
 
 
 def test_replace_turns_bad_bytes_into_the_replacement_character(tmp_path: Path) -> None:
     path = tmp_path / "bad.txt"
     path.write_bytes(b"a\xffb")
-    assert list(decoded_blocks(path, "replace")) == ["a\ufffdb"]
+    assert list(decoded_blocks(path, Decoding("replace"))) == ["a\ufffdb"]
 
 
 def test_a_character_across_two_blocks_is_read_whole(tmp_path: Path) -> None:
-    text = "x" * (PIECE_CHARACTERS - 1) + "€uro"
+    text = "x" * (BLOCK_BYTES - 1) + "€uro"
     (tmp_path / "long.txt").write_bytes(text.encode())
-    blocks = list(decoded_blocks(tmp_path / "long.txt", "strict"))
+    blocks = list(decoded_blocks(tmp_path / "long.txt", Decoding("strict")))
     assert len(blocks) == 2
     assert "".join(blocks) == text
 

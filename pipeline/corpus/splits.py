@@ -1,11 +1,16 @@
-"""Train, val and test: contiguous stretches of the text, in this order, by bytes.
+"""Train, val and test: stretches of the text, or whole documents.
 
-The corpus is one stream of UTF-8 bytes, the documents one after another. A cut falls on a
-character's boundary (up to three bytes before the exact fraction) and may fall inside a document.
-What follows a cut is never seen by what comes before: no tokenizer or model that reads the train
-split alone learns from the others.
+stream    The corpus is one stream of UTF-8 bytes, the documents one after another, cut by the
+          fractions into train, val and test in this order. A cut falls on a character's boundary
+          (up to three bytes before the exact fraction) and may fall inside a document.
+document  A document's sha256 says which split it is in: documents that are added or taken away move
+          no other, and equal ones are never in two splits. The fractions are of the documents, and
+          are met the better the more there are.
+
+No tokenizer or model that reads the train split alone learns from the others.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -19,9 +24,10 @@ SPLITS = ("train", "val", "test")
 class Survey:
     """What a pass over the whole text found."""
 
-    bytes: int  # of UTF-8
+    text_bytes: int  # of UTF-8
     documents: int  # with text
     empty_documents: int
+    split_of: bytes = b""  # by document: the place of its split in SPLITS, one byte for each
 
 
 def utf8_length(text: str) -> int:
@@ -29,35 +35,54 @@ def utf8_length(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8"))
 
 
-def survey(pieces: Iterable[Piece]) -> Survey:
-    """Count the text."""
+def survey(
+    pieces: Iterable[Piece], split_by: str, val_fraction: float, test_fraction: float
+) -> Survey:
+    """Count the text and, with split_by "document", give each document its split."""
     total = documents = empty = 0
+    by_document = split_by == "document"
+    split_of, digest = bytearray(), hashlib.sha256()
     for piece in pieces:
         total += utf8_length(piece.text)
         documents += piece.ends_document and bool(piece.text)
         empty += not piece.text
-    return Survey(total, documents, empty)
+        if by_document and piece.text:
+            digest.update(piece.text.encode("utf-8"))
+            if piece.ends_document:
+                split = document_split(digest.digest(), val_fraction, test_fraction)
+                split_of.append(SPLITS.index(split))
+                digest = hashlib.sha256()
+    return Survey(total, documents, empty, bytes(split_of))
+
+
+def document_split(sha256: bytes, val_fraction: float, test_fraction: float) -> str:
+    """The split of a document, by its hash alone."""
+    share = int.from_bytes(sha256[:8], "big") / 2**64  # 0 to below 1, each as likely
+    if share < test_fraction:
+        return "test"
+    return "val" if share < test_fraction + val_fraction else "train"
 
 
 def split_bounds(
-    total_bytes: int, val_fraction: float, test_fraction: float
+    total_bytes: int, val_fraction: float, test_fraction: float, unit: str = "bytes of text"
 ) -> dict[str, tuple[int, int]]:
     """Each split's first byte and the byte after its last; raises CorpusError if one is empty.
 
     A fraction of 0 asks for an empty split and gets it.
     """
-    val_bytes = round(total_bytes * val_fraction)
+    train_bytes = int(total_bytes * (1 - val_fraction - test_fraction))  # as nanoGPT rounds it
     test_bytes = round(total_bytes * test_fraction)
+    val_bytes = total_bytes - train_bytes - test_bytes if val_fraction else 0
     train_bytes = total_bytes - val_bytes - test_bytes
     asked = {"val": (val_fraction, val_bytes), "test": (test_fraction, test_bytes)}
     for split, (fraction, size) in asked.items():
         if fraction and not size:
             raise CorpusError(
-                f"prepare.{split}_fraction: {fraction} of {total_bytes:,} bytes of text is "
+                f"prepare.{split}_fraction: {fraction} of {total_bytes:,} {unit} is "
                 "nothing; allowed: 0, or more text"
             )
     if train_bytes <= 0:
-        raise CorpusError(f"corpus: {total_bytes:,} bytes of text leave nothing to train on")
+        raise CorpusError(f"corpus: {total_bytes:,} {unit} leave nothing to train on")
     return {
         "train": (0, train_bytes),
         "val": (train_bytes, train_bytes + val_bytes),
@@ -65,24 +90,46 @@ def split_bounds(
     }
 
 
-def text_between(pieces: Iterable[Piece], start: int, stop: int) -> Iterator[Piece]:
-    """The pieces' text from byte `start` up to byte `stop` of the stream, without empty pieces."""
+def check_documents(split_of: bytes, val_fraction: float, test_fraction: float) -> None:
+    """Raise CorpusError where a split that was asked for got no document."""
+    asked = {"train": 1.0, "val": val_fraction, "test": test_fraction}
+    for place, split in enumerate(SPLITS):
+        if asked[split] and place not in split_of:
+            name = "prepare.split_by: document" if split == "train" else f"prepare.{split}_fraction"
+            raise CorpusError(
+                f"{name}: none of {len(split_of):,} documents came into {split} by its hash; "
+                "allowed: more documents, or prepare.split_by: stream"
+            )
+
+
+def by_document(pieces: Iterable[Piece], split_of: bytes) -> Iterator[tuple[str, Piece]]:
+    """Each piece with the split of its document, without empty ones."""
+    document = 0
+    for piece in pieces:
+        if piece.text:
+            yield SPLITS[split_of[document]], piece
+            document += piece.ends_document
+
+
+def by_stream(
+    pieces: Iterable[Piece], bounds: dict[str, tuple[int, int]]
+) -> Iterator[tuple[str, Piece]]:
+    """The text of each split, piece by piece, without empty ones."""
     offset = 0
     for piece in pieces:
-        if offset >= stop:
-            return
         size = utf8_length(piece.text)
-        first, last = max(start - offset, 0), min(stop - offset, size)
+        for split, (start, stop) in bounds.items():
+            first, last = max(start - offset, 0), min(stop - offset, size)
+            if first >= last:
+                continue
+            if last - first == size:
+                yield split, piece
+                continue
+            data = piece.text.encode("utf-8")
+            first, last = _character_start(data, first), _character_start(data, last)
+            if text := data[first:last].decode("utf-8"):
+                yield split, Piece(text, ends_document=piece.ends_document and last == size)
         offset += size
-        if first >= last:
-            continue
-        if last - first == size:
-            yield piece
-            continue
-        data = piece.text.encode("utf-8")
-        first, last = _character_start(data, first), _character_start(data, last)
-        if text := data[first:last].decode("utf-8"):
-            yield Piece(text, ends_document=piece.ends_document and last == size)
 
 
 def _character_start(data: bytes, position: int) -> int:

@@ -11,8 +11,13 @@ A .bin file is 128 bytes of header and then the ids, little-endian, read through
           64-95   sha256 of the ids' bytes
           96-127  zero
 
-A .pt file is a 1-D tensor of int32 for `torch.load(path, weights_only=True)`; what the header says
-stands in the meta.json beside it. `sha256` is the same for both formats: that of the .bin ids.
+A .pt file is a list of 1-D int32 tensors for `torch.load(path, weights_only=True)`, one for each
+document with the <|endoftext|> behind it; what the header says stands in the meta.json beside it.
+`sha256` is the same for both formats: that of the .bin ids.
+
+A large split is several .bin files, train-00000.bin, train-00001.bin, ..., of at most
+`prepare.shard_tokens` ids each, read as one stream: `shards` in meta.json has each one's count and
+hash, and the split's hash is that of its shards' hashes.
 """
 
 import hashlib
@@ -20,10 +25,12 @@ import io
 import json
 import pickle
 import struct
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +45,50 @@ _HEADER = struct.Struct("<8sIIQQ32s32s32x")
 Tokens = npt.NDArray[np.integer[Any]]
 
 
+class ShardedTokens:
+    """Several shards' ids as one sequence: its length, an id, a slice, an array of places."""
+
+    def __init__(self, shards: list[Tokens]) -> None:
+        self._shards = shards
+        self._starts = [0, *accumulate(len(shard) for shard in shards)]
+        self.dtype = shards[0].dtype
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: Any) -> Any:
+        """An id, or the ids of a slice or an array of places; a slice within a shard is no copy."""
+        if isinstance(index, slice):
+            return self._slice(*index.indices(len(self)))
+        places = np.asarray(index)
+        if places.dtype == bool:
+            places = np.flatnonzero(places)
+        if places.size and not -len(self) <= places.min() <= places.max() < len(self):
+            raise IndexError(f"{index} is outside of {len(self)} ids")
+        places = np.where(places < 0, places + len(self), places)
+        ids = np.empty(places.shape, self.dtype)
+        for start, shard in zip(self._starts, self._shards, strict=False):
+            here = (places >= start) & (places < start + len(shard))
+            ids[here] = shard[places[here] - start]
+        return ids[()]
+
+    def _slice(self, start: int, stop: int, step: int) -> Tokens:
+        if step != 1:
+            return self[np.arange(start, stop, step)]  # type: ignore[no-any-return]
+        parts = []
+        while start < stop:
+            n = bisect_right(self._starts, start) - 1
+            first, end = self._starts[n], min(stop, self._starts[n + 1])
+            parts.append(self._shards[n][start - first : end - first])
+            start = end
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else self._shards[0][:0]
+
+
+TokenStream: TypeAlias = "Tokens | ShardedTokens"
+
+
 @dataclass(frozen=True)
 class TokenFileInfo:
     """What was written."""
@@ -48,35 +99,74 @@ class TokenFileInfo:
 
 @dataclass(frozen=True)
 class TokenFile:
-    """A split's ids, and whose they are."""
+    """A file's or a split's ids, and whose they are."""
 
-    path: Path
-    tokens: Tokens  # (count,); a read-only memory map for .bin
+    path: Path  # of a split in several files, the first
+    tokens: TokenStream  # (count,); a read-only memory map for .bin
     vocab_size: int
     tokenizer_sha256: str
     sha256: str  # of the ids, as stated: `verify_tokens` compares
 
 
 def write_tokens(
-    path: Path, pieces: Iterable[npt.NDArray[Any]], *, vocab_size: int, tokenizer_sha256: str
+    path: Path,
+    pieces: Iterable[npt.NDArray[Any]],
+    *,
+    vocab_size: int,
+    tokenizer_sha256: str,
+    eot_id: int | None = None,
 ) -> TokenFileInfo:
-    """Write ids as they come to a .bin or .pt file, which appears when all of them are there."""
-    dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+    """Write ids as they come to a .bin or .pt file, which appears when all of them are there.
+
+    eot_id ends the documents of a .pt file; without it the file holds one. Raises TokenFileError
+    for an id outside the vocabulary.
+    """
     with atomic_writer(path) as file:
         if path.suffix == ".pt":
-            return _write_tensor(file, pieces, dtype)
-        file.write(bytes(_HEADER.size))
-        count, digest = 0, hashlib.sha256()
+            return _write_tensors(file, path, pieces, vocab_size, eot_id)
+        writer = BinWriter(file, path, vocab_size, tokenizer_sha256)
         for piece in pieces:
-            data = piece.astype(dtype).tobytes()
-            file.write(data)
-            digest.update(data)
-            count += len(piece)
-        file.seek(0)
-        tokenizer = bytes.fromhex(tokenizer_sha256)
-        header = (MAGIC, VERSION, dtype.itemsize, count, vocab_size, tokenizer, digest.digest())
-        file.write(_HEADER.pack(*header))
-    return TokenFileInfo(count, digest.hexdigest())
+            writer.append(piece)
+        return writer.finish()
+
+
+class BinWriter:
+    """Writes a .bin file's ids as they come, and at the end the header before them."""
+
+    def __init__(self, file: BinaryIO, path: Path, vocab_size: int, tokenizer_sha256: str) -> None:
+        self._file, self._path, self._vocab_size = file, path, vocab_size
+        self._tokenizer = bytes.fromhex(tokenizer_sha256)
+        self._dtype = _dtype(vocab_size)
+        self._digest = hashlib.sha256()
+        self.count = 0
+        file.write(bytes(_HEADER.size))
+
+    def append(self, ids: npt.NDArray[Any]) -> None:
+        """Add ids; raises TokenFileError for one outside the vocabulary."""
+        data = _checked(ids, self._path, self._vocab_size).astype(self._dtype, copy=False).data
+        self._file.write(data)
+        self._digest.update(data)
+        self.count += len(ids)
+
+    def finish(self) -> TokenFileInfo:
+        """Write the header."""
+        digest = self._digest.digest()
+        itemsize = self._dtype.itemsize
+        header = (MAGIC, VERSION, itemsize, self.count, self._vocab_size, self._tokenizer, digest)
+        self._file.seek(0)
+        self._file.write(_HEADER.pack(*header))
+        return TokenFileInfo(self.count, digest.hex())
+
+
+def _dtype(vocab_size: int) -> np.dtype[Any]:
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+def _checked(ids: npt.NDArray[Any], path: Path, vocab_size: int) -> npt.NDArray[Any]:
+    if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
+        found = ids.min() if ids.min() < 0 else ids.max()
+        raise TokenFileError(f"{path}: found id {found}; allowed: 0 to {vocab_size - 1}")
+    return ids
 
 
 def read_tokens(path: Path, *, tokenizer_sha256: str | None = None) -> TokenFile:
@@ -85,7 +175,7 @@ def read_tokens(path: Path, *, tokenizer_sha256: str | None = None) -> TokenFile
     Foreign is one that another tokenizer than `tokenizer_sha256` made.
     """
     try:
-        found = _read_tensor(path) if path.suffix == ".pt" else _map_tokens(path)
+        found = _read_tensors(path) if path.suffix == ".pt" else _map_tokens(path)
     except FileNotFoundError as error:
         raise TokenFileError(f"{error.filename or path}: not found; run prepare first") from None
     if tokenizer_sha256 is not None and found.tokenizer_sha256 != tokenizer_sha256:
@@ -99,32 +189,43 @@ def read_tokens(path: Path, *, tokenizer_sha256: str | None = None) -> TokenFile
 def verify_tokens(path: Path) -> None:
     """Read every id; raises TokenFileError if one was changed or is outside the vocabulary."""
     file = read_tokens(path)
-    dtype = np.dtype("<u2" if file.vocab_size <= 1 << 16 else "<u4")
     digest = hashlib.sha256()
     for start in range(0, len(file.tokens), 1 << 20):
-        piece = file.tokens[start : start + (1 << 20)]
-        if piece.max() >= file.vocab_size or piece.min() < 0:
-            raise TokenFileError(
-                f"{path}: found id {piece.max()}; allowed: 0 to {file.vocab_size - 1}"
-            )
-        digest.update(piece.astype(dtype).tobytes())
+        piece = _checked(file.tokens[start : start + (1 << 20)], path, file.vocab_size)
+        digest.update(piece.astype(_dtype(file.vocab_size)).tobytes())
     if digest.hexdigest() != file.sha256:
         raise TokenFileError(f"{path}: found sha256 {digest.hexdigest()}; it states {file.sha256}")
 
 
 def load_split(folder: Path, split: str) -> TokenFile:
-    """Open a split of what prepare wrote: train.bin or train.pt, as meta.json says.
+    """Open a split of what prepare wrote: its .bin or .pt file, or its shards, as meta.json says.
 
     Raises TokenFileError also where the tokens, tokenizer.json and meta.json are of different runs.
     """
     meta = read_meta(folder)
-    file = read_tokens(
-        folder / f"{split}.{meta['format']}", tokenizer_sha256=meta["tokenizer"]["sha256"]
+    stated, suffix = meta["splits"][split], meta["format"]
+    shards = stated.get("shards")
+    if not shards:
+        return _of_this_run(folder / f"{split}.{suffix}", stated, meta)
+    paths = [folder / f"{shard_name(split, n)}.{suffix}" for n in range(len(shards))]
+    files = [_of_this_run(path, shard, meta) for path, shard in zip(paths, shards, strict=True)]
+    tokens = ShardedTokens(
+        [file.tokens for file in files if not isinstance(file.tokens, ShardedTokens)]
     )
-    stated = meta["splits"][split]
+    first = files[0]
+    return TokenFile(paths[0], tokens, first.vocab_size, first.tokenizer_sha256, stated["sha256"])
+
+
+def _of_this_run(path: Path, stated: dict[str, Any], meta: dict[str, Any]) -> TokenFile:
+    file = read_tokens(path, tokenizer_sha256=meta["tokenizer"]["sha256"])
     if (len(file.tokens), file.sha256) != (stated["tokens"], stated["sha256"]):
-        raise TokenFileError(f"{file.path}: of another run than meta.json; run prepare again")
+        raise TokenFileError(f"{path}: of another run than meta.json; run prepare again")
     return file
+
+
+def shard_name(split: str, number: int) -> str:
+    """A shard's file name, without the suffix."""
+    return f"{split}-{number:05d}"
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -162,36 +263,47 @@ def _map_tokens(path: Path) -> TokenFile:
     return TokenFile(path, tokens, vocab_size, tokenizer.hex(), digest.hex())
 
 
-def _write_tensor(
-    file: BinaryIO, pieces: Iterable[npt.NDArray[Any]], dtype: np.dtype[Any]
+def _write_tensors(
+    file: BinaryIO,
+    path: Path,
+    pieces: Iterable[npt.NDArray[Any]],
+    vocab_size: int,
+    eot_id: int | None,
 ) -> TokenFileInfo:
     import torch
 
-    ids = np.concatenate([np.empty(0, dtype), *(piece.astype(dtype) for piece in pieces)])
+    dtype = _dtype(vocab_size)
+    checked = [_checked(piece, path, vocab_size).astype(dtype) for piece in pieces]
+    ids = np.concatenate([np.empty(0, dtype), *checked])
+    ends = np.flatnonzero(ids == eot_id) + 1 if eot_id is not None else np.empty(0, np.int64)
+    bounds = np.unique([0, *ends.tolist(), len(ids)])
+    # views of one tensor: torch.save writes the ids once, and each document as a place in them
+    documents = torch.split(torch.from_numpy(ids.astype(np.int32)), np.diff(bounds).tolist())
     buffer = io.BytesIO()  # torch.save writes a path's name into the file; a buffer has none
-    torch.save(torch.from_numpy(ids.astype(np.int32)), buffer)
+    torch.save(list(documents), buffer)
     file.write(buffer.getbuffer())
     return TokenFileInfo(len(ids), hashlib.sha256(ids.tobytes()).hexdigest())
 
 
-def _read_tensor(path: Path) -> TokenFile:
+def _read_tensors(path: Path) -> TokenFile:
     import torch
 
     meta = read_meta(path.parent)
     try:
-        ids = torch.load(path, weights_only=True)
+        value = torch.load(path, weights_only=True)
     except FileNotFoundError:
         raise
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
-        raise TokenFileError(f"{path}: cut short or not a tensor; run prepare again") from None
+        raise TokenFileError(f"{path}: cut short or not token lists; run prepare again") from None
     stated = meta["splits"][path.stem]
-    if not isinstance(ids, torch.Tensor) or ids.shape != (stated["tokens"],):
-        found = tuple(ids.shape) if isinstance(ids, torch.Tensor) else type(ids).__name__
-        raise TokenFileError(f"{path}: found {found}; expected {stated['tokens']:,} ids in one row")
+    try:
+        ids = np.concatenate([np.empty(0, np.int32), *(tensor.numpy() for tensor in value)])
+    except (AttributeError, TypeError, ValueError):
+        raise TokenFileError(f"{path}: not token lists of prepare; run prepare again") from None
+    if len(ids) != stated["tokens"]:
+        raise TokenFileError(f"{path}: found {len(ids):,} ids; expected {stated['tokens']:,}")
     tokenizer = meta["tokenizer"]
-    return TokenFile(
-        path, ids.numpy(), tokenizer["vocab_size"], tokenizer["sha256"], stated["sha256"]
-    )
+    return TokenFile(path, ids, tokenizer["vocab_size"], tokenizer["sha256"], stated["sha256"])
 
 
 def _read_json(path: Path) -> Any:

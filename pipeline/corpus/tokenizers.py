@@ -1,13 +1,15 @@
-"""Text to token ids and back, for any Unicode, by four kinds of tokenizer.
+"""Text to token ids and back, for any Unicode, by five kinds of tokenizer.
 
 gpt2  GPT-2's byte-level BPE (Radford et al. 2019, §2.2): 50,257 tokens
 bpe   a byte-level BPE trained on the corpus' train split, with GPT-4's split pattern
 char  a token for each character of the train split, bytes for every other one
 byte  a token for each byte
+r50k_base, p50k_base, cl100k_base, o200k_base: tiktoken's encodings by their names
 
-The last id of each is <|endoftext|>, which stands after a document; the text "<|endoftext|>" in a
-document is ordinary text. A tokenizer is restored from its JSON alone: tokenizer.json, or the same
-value in a checkpoint. The JSON holds its own sha256, which is checked when it is read.
+<|endoftext|>, which stands between documents, is the last id, but for tiktoken's encodings, which
+say where; the text "<|endoftext|>" in a document is ordinary text. A tokenizer is restored from its
+JSON alone: tokenizer.json, or the same value in a checkpoint. The JSON holds its own sha256, which
+is checked when it is read.
 """
 
 import json
@@ -35,6 +37,8 @@ GPT4_PATTERN = (
     r"|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 
+KINDS = ("gpt2", "bpe", "char", "byte", "r50k_base", "p50k_base", "cl100k_base", "o200k_base")
+
 # GPT-2's alphabet: a printable character for each byte, itself where it is printable. Its order
 # is also that of the ids 0 to 255.
 _PRINTABLE = [byte for byte in range(256) if chr(byte).isprintable() and byte != ord(" ")]
@@ -42,18 +46,20 @@ _BYTES = _PRINTABLE + [byte for byte in range(256) if byte not in _PRINTABLE]
 _BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {
     chr(256 + n): byte for n, byte in enumerate(_BYTES[len(_PRINTABLE) :])
 }
+_CHARACTER_OF = {byte: character for character, byte in _BYTE_OF.items()}
 
 
 class Tokenizer(ABC):
     """What the kinds share: a table of each id's bytes, and the JSON that restores it."""
 
     def __init__(self, definition: dict[str, Any], token_bytes: list[bytes]) -> None:
+        """token_bytes: of each id; none for <|endoftext|>, which is added where it is the last."""
         self.kind: str = definition["kind"]
         self.sha256: str = definition["sha256"]
-        self.eot_id = len(token_bytes)
-        self.vocab_size = len(token_bytes) + 1
+        self.eot_id: int = definition.get("eot_id", len(token_bytes))
         self._definition = definition
-        self._token_bytes = [*token_bytes, b""]
+        self._token_bytes = token_bytes if "eot_id" in definition else [*token_bytes, b""]
+        self.vocab_size = len(self._token_bytes)
 
     @abstractmethod
     def encode(self, text: str) -> Ids:
@@ -80,14 +86,23 @@ class Tokenizer(ABC):
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-level BPE; each merge is two tokens in GPT-2's byte alphabet, as in its vocab.bpe."""
+    """Byte-level BPE, its tokens written in GPT-2's byte alphabet.
+
+    Defined by its merges, each two tokens, as in GPT-2's vocab.bpe; or, as tiktoken has it, by its
+    tokens in the order of their ids, null where an id is special or unused.
+    """
 
     def __init__(self, definition: dict[str, Any]) -> None:
-        ranks = {bytes([byte]): rank for rank, byte in enumerate(_BYTES)}
-        for merge in definition["merges"]:
-            first, second = merge.split(" ")
-            ranks.setdefault(_to_bytes(first) + _to_bytes(second), len(ranks))
-        super().__init__(definition, list(ranks))
+        if "tokens" in definition:
+            table = [to_bytes(token or "") for token in definition["tokens"]]
+            ranks = {token: rank for rank, token in enumerate(table) if token}
+        else:
+            ranks = {bytes([byte]): rank for rank, byte in enumerate(_BYTES)}
+            for merge in definition["merges"]:
+                first, second = merge.split(" ")
+                ranks.setdefault(to_bytes(first) + to_bytes(second), len(ranks))
+            table = list(ranks)
+        super().__init__(definition, table)
         self._encoding = tiktoken.Encoding(
             definition["kind"],
             pat_str=definition["pattern"],
@@ -125,9 +140,24 @@ class CharTokenizer(Tokenizer):
         return kept
 
 
-def gpt2_tokenizer(merges: list[str]) -> Tokenizer:
-    """GPT-2's, from the merges of its release (`ranks.gpt2_merges`)."""
-    return _finish({"kind": "gpt2", "pattern": GPT2_PATTERN, "merges": merges})
+def gpt2_tokenizer(merges: list[str], kind: str = "gpt2") -> Tokenizer:
+    """GPT-2's, from the merges of its release (`ranks.gpt2_merges`); r50k_base is the same."""
+    return _finish({"kind": kind, "pattern": GPT2_PATTERN, "merges": merges})
+
+
+def tiktoken_tokenizer(encoding: tiktoken.Encoding) -> Tokenizer:
+    """One of tiktoken's encodings (`ranks.tiktoken_encoding`)."""
+    table: list[str | None] = [None] * encoding.n_vocab
+    for token in encoding.token_byte_values():
+        table[encoding.encode_single_token(token)] = to_characters(token)
+    return _finish(
+        {
+            "kind": encoding.name,
+            "pattern": encoding._pat_str,
+            "eot_id": encoding.eot_token,
+            "tokens": table,
+        }
+    )
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -178,13 +208,13 @@ def from_json(value: Any, where: str = "tokenizer") -> Tokenizer:
         if found != stated:
             raise TokenFileError(f"{where}: found sha256 {found}; it states {stated}")
         kind = value["kind"]
-        if kind in ("gpt2", "bpe"):
-            return BPETokenizer(value)
         if kind in ("char", "byte"):
             return CharTokenizer(value)
+        if kind in KINDS:
+            return BPETokenizer(value)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise TokenFileError(f"{where}: not a tokenizer of this pipeline") from None
-    raise TokenFileError(f"{where}: kind: found {kind!r}; allowed: gpt2, bpe, char, byte")
+    raise TokenFileError(f"{where}: kind: found {kind!r}; allowed: {', '.join(KINDS)}")
 
 
 def load(path: Path) -> Tokenizer:
@@ -202,5 +232,11 @@ def _finish(content: dict[str, Any]) -> Tokenizer:
     return from_json({**content, "sha256": sha256_json(content)})
 
 
-def _to_bytes(token: str) -> bytes:
+def to_bytes(token: str) -> bytes:
+    """The bytes of a token written in GPT-2's byte alphabet."""
     return bytes(_BYTE_OF[character] for character in token)
+
+
+def to_characters(token: bytes) -> str:
+    """A token in GPT-2's byte alphabet."""
+    return "".join(_CHARACTER_OF[byte] for byte in token)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from pipeline.corpus.batches import check_length
+from pipeline.corpus.token_file import TokenStream
 from pipeline.model.gpt import GPT
 
 
@@ -63,21 +64,22 @@ def windows(tokens: int, block_size: int, overlap: float) -> list[tuple[int, int
 @torch.no_grad()
 def score_split(
     model: GPT,
-    tokens: NDArray[np.integer],
+    tokens: TokenStream,
     *,
     overlap: float,
     batch_size: int,
     autocast: Callable[[], AbstractContextManager[Any]],
     name: str,
     most_windows: int = 0,
+    block_size: int | None = None,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Score:
     """Score a split; most_windows > 0 takes that many, evenly spaced, instead of all.
 
-    batch_size: windows in one forward pass. Raises CorpusError where the split is shorter than
-    block_size + 1 tokens.
+    batch_size: windows in one forward pass; block_size: their length, if not the model's. Raises
+    CorpusError where the split is shorter than block_size + 1 tokens.
     """
-    T = model.config.block_size
+    T = block_size or model.config.block_size
     check_length(tokens, T, name)
     plan = windows(len(tokens), T, overlap)
     if 0 < most_windows < len(plan):

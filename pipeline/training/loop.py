@@ -18,6 +18,7 @@ from torch import nn
 from pipeline.corpus.batches import Batches
 from pipeline.errors import TrainingError
 from pipeline.model.gpt import GPT
+from pipeline.model.tensor_file import plain_copy, save_tensors
 from pipeline.params import TrainParams
 from pipeline.randomness import seed_for
 from pipeline.storage import write_text
@@ -25,8 +26,6 @@ from pipeline.training.checkpoint import (
     checkpoint_payload,
     load_optimizer_tensors,
     optimizer_tensors,
-    plain_copy,
-    save_tensors,
 )
 from pipeline.training.history import History, Row
 from pipeline.training.optimizer import build_optimizers, set_lr
@@ -70,6 +69,8 @@ class Trainer:
     step: int = 0
     best_loss: float | None = None  # val
     best_step: int = 0
+    pretrained: bool = False  # then the val loss before the first step counts too
+    initial_loss: float | None = None  # it
     looks_without_better: int = 0
     stopped: str = ""  # max_steps, target_loss or patience, once the run is over
     samples: list[dict[str, Any]] = field(default_factory=list)
@@ -115,10 +116,11 @@ class Trainer:
         )
         set_lr(self.optimizers, self.lr)
         total = torch.zeros((), device=device)
+        count = params.micro_batch_size
+        targets = self.batches.targets(self.step, 0, self.batches.sequences_per_step)
         for micro_step in range(params.grad_accum_steps):
-            x, y = self.batches.sequences(
-                self.step, micro_step * params.micro_batch_size, params.micro_batch_size
-            )
+            first = micro_step * count
+            x, y = self.batches.sequences(self.step, first, count)
             if device == "cuda":
                 x = x.pin_memory().to(device, non_blocking=True)
                 y = y.pin_memory().to(device, non_blocking=True)
@@ -128,7 +130,7 @@ class Trainer:
                 torch.manual_seed(seed_for(params.seed, "dropout", self.step, micro_step))
             with self.runtime.autocast():
                 _, loss = self.forward(x, y)
-            loss = loss / params.grad_accum_steps
+            loss = loss / (targets / self.batches.targets(self.step, first, count))
             self.scaler.scale(loss).backward()
             total += loss.detach()
         for optimizer in self.optimizers:
@@ -158,12 +160,12 @@ class Trainer:
                     )
                 self.history.losses.append(loss)
             self._pending.clear()
-        return self.history.losses[-1]
+        return self.history.losses[-1] if self.history.losses else math.nan
 
     def add_row(self) -> None:
         """Take this step into train.csv."""
         loss = self.read_back()
-        tokens = self.step * self.tokens_per_step
+        tokens = self.batches.tokens_seen(self.step)
         grad_norm = float(self._grad_norm)
         self.history.rows.append(Row(self.step, tokens, self.lr, loss, grad_norm, self.val_loss))
 
@@ -192,6 +194,7 @@ class Trainer:
             "step": self.step,
             "best_loss": self.best_loss,
             "best_step": self.best_step,
+            "initial_loss": self.initial_loss,
             "looks_without_better": self.looks_without_better,
             "stopped": self.stopped,
             "samples": self.samples,
@@ -211,6 +214,7 @@ class Trainer:
             "step",
             "best_loss",
             "best_step",
+            "initial_loss",
             "looks_without_better",
             "stopped",
             "samples",
@@ -236,6 +240,9 @@ def fit(
     trainer.history.write_csv(outputs.train_csv)
     write_text(outputs.samples_txt, format_samples(trainer.samples))
     saved = time.monotonic()
+    if trainer.pretrained and trainer.step == 0:
+        _look_at_val(trainer, hooks, outputs)
+        trainer.initial_loss = trainer.val_loss
     while not trainer.stopped:
         trainer.train_step()
         last = trainer.step == params.max_steps
@@ -263,7 +270,7 @@ def fit(
         hooks.on_step(trainer)
         stop = hooks.stop_requested()
         if stop or time.monotonic() - saved >= save_interval:
-            names = [*trainer.kept, *(["best.pt"] if trainer.best_step else [])]
+            names = [*trainer.kept, *(["best.pt"] if trainer.best_loss is not None else [])]
             resume.save(trainer.step, trainer.state(), [outputs.checkpoints / n for n in names])
             saved = time.monotonic()
             if stop:

@@ -1,0 +1,48 @@
+"""Token lists into splits: what splits.py and encoding.py do for text."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from pipeline.corpus.encoding import Encoded
+from pipeline.corpus.splits import SPLITS, check_documents, document_split, split_bounds
+from pipeline.corpus.tokenizers import Ids, Tokenizer
+
+
+def split_lists(
+    documents: list[Ids], split_by: str, val_fraction: float, test_fraction: float
+) -> Iterator[tuple[str, Ids, bool]]:
+    """(split, ids, whether a document ends here), as splits.py has it with ids for bytes."""
+    documents = [ids for ids in documents if len(ids)]
+    if split_by == "document":
+        names = [
+            document_split(hashlib.sha256(ids.tobytes()).digest(), val_fraction, test_fraction)
+            for ids in documents
+        ]
+        check_documents(bytes(map(SPLITS.index, names)), val_fraction, test_fraction)
+        for split, ids in zip(names, documents, strict=True):
+            yield split, ids, True
+        return
+    total = sum(len(ids) for ids in documents)
+    bounds = split_bounds(total, val_fraction, test_fraction, unit="ids")
+    offset = 0
+    for ids in documents:
+        for split, (start, stop) in bounds.items():
+            part = ids[max(start - offset, 0) : max(stop - offset, 0)]
+            if len(part):
+                yield split, part, stop >= offset + len(ids)
+        offset += len(ids)
+
+
+def encode_lists(
+    parts: Iterable[tuple[str, Ids, bool]], tokenizer: Tokenizer, end_documents: bool
+) -> Iterator[Encoded]:
+    """What encoding.py gives for text; <|endoftext|> is added where a document has none."""
+    sizes = np.array([len(tokenizer.token_bytes(n)) for n in range(tokenizer.vocab_size)])
+    for split, ids, is_end in parts:
+        size = int(sizes[ids].sum())
+        if is_end and end_documents and ids[-1] != tokenizer.eot_id:
+            ids = np.append(ids, tokenizer.eot_id)
+        kinds, counts = np.unique(ids, return_counts=True)
+        yield Encoded(split, ids, kinds, counts, [len(ids)], [is_end], size)

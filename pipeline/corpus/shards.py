@@ -1,0 +1,96 @@
+"""Writes a split of any size: one token file, or shards of at most so many ids each."""
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy.typing as npt
+
+from pipeline.corpus.token_file import BinWriter, TokenFileInfo, shard_name, write_tokens
+from pipeline.corpus.tokenizers import Tokenizer
+from pipeline.storage import atomic_writer, sha256_json
+
+
+class SplitWriter:
+    """A split's ids as they come; used in a `with` block, which leaves whole files or none.
+
+    shard_tokens: ids in a .bin file, at most. A .pt file is always one, made in memory.
+    """
+
+    def __init__(
+        self, folder: Path, split: str, suffix: str, tokenizer: Tokenizer, shard_tokens: int
+    ) -> None:
+        self._folder, self._split, self._suffix = folder, split, suffix
+        self._tokenizer = tokenizer
+        self._shard_tokens = shard_tokens
+        self._stack = ExitStack()
+        self._writer: BinWriter | None = None
+        self._done: list[TokenFileInfo] = []
+        self._in_memory: list[npt.NDArray[Any]] = []
+
+    def __enter__(self) -> "SplitWriter":
+        if self._suffix == "bin":
+            self._open(self._split)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
+
+    def append(self, ids: npt.NDArray[Any]) -> None:
+        """Add ids; raises TokenFileError for one outside the vocabulary."""
+        if self._writer is None:
+            self._in_memory.append(ids)
+            return
+        while len(ids):
+            if self._writer.count == self._shard_tokens:
+                self._next()
+            room = self._shard_tokens - self._writer.count
+            self._writer.append(ids[:room])
+            ids = ids[room:]
+
+    def finish(self) -> dict[str, Any]:
+        """Complete the files; meta.json's tokens, sha256, and where there are several, shards."""
+        tokenizer = self._tokenizer
+        if self._writer is None:
+            written = write_tokens(
+                self._folder / f"{self._split}.{self._suffix}",
+                self._in_memory,
+                vocab_size=tokenizer.vocab_size,
+                tokenizer_sha256=tokenizer.sha256,
+                eot_id=tokenizer.eot_id,
+            )
+            return {"tokens": written.tokens, "sha256": written.sha256}
+        self._close()
+        if len(self._done) == 1:
+            return {"tokens": self._done[0].tokens, "sha256": self._done[0].sha256}
+        shards = [{"tokens": shard.tokens, "sha256": shard.sha256} for shard in self._done]
+        return {
+            "tokens": sum(shard.tokens for shard in self._done),
+            "sha256": sha256_json([shard.sha256 for shard in self._done]),
+            "shards": shards,
+        }
+
+    def _open(self, name: str) -> None:
+        path = self._folder / f"{name}.bin"
+        file = self._stack.enter_context(atomic_writer(path))
+        tokenizer = self._tokenizer
+        self._writer = BinWriter(file, path, tokenizer.vocab_size, tokenizer.sha256)
+
+    def _close(self) -> None:
+        assert self._writer is not None
+        self._done.append(self._writer.finish())
+        self._stack.close()
+
+    def _next(self) -> None:
+        self._close()
+        if len(self._done) == 1:  # the first of several
+            first = self._folder / f"{self._split}.bin"
+            os.replace(first, self._folder / f"{shard_name(self._split, 0)}.bin")
+        self._open(shard_name(self._split, len(self._done)))
