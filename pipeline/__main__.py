@@ -14,6 +14,7 @@ COMMANDS = (
     "evaluate",
     "report",
     "generate",
+    "inspect",
 )  # each is a function of the module of its name
 
 

@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.corpus.token_file import TokenStream
+from pipeline.corpus.token_stream import TokenStream, document_bounds
 from pipeline.errors import CorpusError
 from pipeline.randomness import seed_for
 
 PADDING = -1  # a target that counts for nothing (model.gpt.IGNORE)
-_SCANNED_AT_ONCE = 1 << 22  # ids
 
 
 class Batches:
@@ -138,15 +137,6 @@ class Batches:
     def epochs(self, step: int) -> float:
         """Tokens seen over tokens in the split."""
         return self.tokens_seen(step) / len(self.tokens)
-
-
-def document_bounds(tokens: TokenStream, eot_id: int | None) -> NDArray[np.int64]:
-    """Where each document begins, and the stream's end; <|endoftext|> is its document's last."""
-    ends = [
-        np.flatnonzero(tokens[start : start + _SCANNED_AT_ONCE] == eot_id) + start + 1
-        for start in range(0, len(tokens), _SCANNED_AT_ONCE)
-    ]
-    return np.unique(np.concatenate([[0], *ends, [len(tokens)]]).astype(np.int64))
 
 
 def _windows(

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from pipeline.corpus.token_file import TokenStream
+from pipeline.corpus.token_stream import TokenStream
 from pipeline.errors import CorpusError
 from pipeline.model.gpt import GPT
 
