@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_ranks import real_tokenizer
 from test_hf import small_encoding
 
 from pipeline.corpus.encoding import Job, encoded, jobs, worker_count
-from pipeline.corpus.ranks import cached_ranks, gpt2_merges
 from pipeline.corpus.readers import Piece, document_pieces
 from pipeline.corpus.tokenizers import (
     Tokenizer,
@@ -157,12 +157,12 @@ def test_fifty_megabytes_without_a_space_give_the_ids_of_the_whole(name: str) ->
         assert streamed(TOKENIZERS[name], text, size, 2, 1 << 20).tobytes() == whole
 
 
-@pytest.mark.skipif(cached_ranks("gpt2") is None, reason="GPT-2's ranks are in no cache yet")
-def test_gpt2_itself_in_pieces_gives_the_ids_of_the_whole() -> None:
-    tokenizer = gpt2_tokenizer(gpt2_merges())
+@pytest.mark.parametrize("name", ["gpt2", "cl100k_base", "o200k_base"])
+def test_the_published_encodings_in_pieces_give_the_ids_of_the_whole(name: str) -> None:
+    tokenizer = real_tokenizer(name)
+    whole = tokenizer.encode(ALL).tolist()
     for size in (1, 1000):
-        ids = streamed(tokenizer, ALL, size, 1, 4096)
-        assert ids.tolist() == tokenizer.encode(ALL).tolist()
+        assert streamed(tokenizer, ALL, size, 1, 4096).tolist() == whole
 
 
 def test_end_of_text_follows_each_document_and_no_piece() -> None:

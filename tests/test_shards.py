@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.corpus.batches import Batches
 from pipeline.corpus.shards import SplitWriter
 from pipeline.corpus.token_file import load_split, verify_tokens
-from pipeline.corpus.token_stream import ShardedTokens, document_bounds
+from pipeline.corpus.token_stream import ShardedTokens, document_bounds, release
 from pipeline.corpus.tokenizers import byte_tokenizer
 from pipeline.errors import TokenFileError
 
@@ -107,6 +108,27 @@ def test_a_failure_while_writing_leaves_no_file_of_this_shard(tmp_path: Path, su
     with pytest.raises(TokenFileError, match="found id 257; allowed: 0 to 256"):
         write_a_wrong_id()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="reads Linux's memory maps")
+@pytest.mark.parametrize("order", ["random", "documents"])
+def test_reading_all_of_a_file_keeps_little_of_it_in_memory(tmp_path: Path, order: str) -> None:
+    write(tmp_path, [n % 257 for n in range(4_000_000)], 10**9, at_once=4_000_000)
+    tokens = load_split(tmp_path, "train").tokens
+    batches = Batches(tokens, 64, 100, order, 1, eot_id=256)
+    for step in range(1, 200):
+        batches.sequences(step, 0, 100)
+    release(tokens)
+    assert resident_kilobytes("train.bin") == 0
+    batches.sequences(200, 0, 100)
+    assert resident_kilobytes("train.bin") > 0
+
+
+def resident_kilobytes(name: str) -> int:
+    """Of the maps of a file, by the kernel's account."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    starts = [n for n, line in enumerate(lines) if line.endswith(name)]
+    return sum(int(lines[start + 4].split()[1]) for start in starts)
 
 
 def test_documents_begin_behind_each_end_of_text() -> None:

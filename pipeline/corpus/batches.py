@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.corpus.token_stream import TokenStream, document_bounds
+from pipeline.corpus.token_stream import TokenStream, document_bounds, release
 from pipeline.errors import CorpusError
 from pipeline.randomness import seed_for
 
 PADDING = -1  # a target that counts for nothing (model.gpt.IGNORE)
+RELEASE_AFTER = 1000  # sequences; each brings some 64 KB of a mapped file into memory
 
 
 class Batches:
@@ -58,6 +59,7 @@ class Batches:
         self._epoch = -1
         self._permutation: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._eot_id = eot_id
+        self._read = 0  # sequences since their memory was given back
         if order == "documents":
             longest = max_seq_len or block_size
             bounds = document_bounds(tokens, eot_id)
@@ -103,6 +105,10 @@ class Batches:
 
         Documents are padded to the longest of these sequences.
         """
+        self._read += count
+        if self._read > RELEASE_AFTER:
+            release(self.tokens)
+            self._read = 0
         if self.order == "documents":
             return self._padded(self._places(step)[first : first + count])
         starts = self.starts(step)[first : first + count]

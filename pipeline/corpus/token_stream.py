@@ -1,5 +1,6 @@
 """A split's ids as one 1-D sequence, whether one file holds them or several, and its documents."""
 
+import mmap
 from bisect import bisect_right
 from itertools import accumulate
 from typing import Any, TypeAlias
@@ -15,7 +16,7 @@ class ShardedTokens:
     """Several shards' ids as one sequence: its length, an id, a slice, an array of places."""
 
     def __init__(self, shards: list[Tokens]) -> None:
-        self._shards = shards
+        self.shards = shards
         self._starts = [0, *accumulate(len(shard) for shard in shards)]
         self.dtype = shards[0].dtype
 
@@ -33,7 +34,7 @@ class ShardedTokens:
             raise IndexError(f"{index} is outside of {len(self)} ids")
         places = np.where(places < 0, places + len(self), places)
         ids = np.empty(places.shape, self.dtype)
-        for start, shard in zip(self._starts, self._shards, strict=False):
+        for start, shard in zip(self._starts, self.shards, strict=False):
             here = (places >= start) & (places < start + len(shard))
             ids[here] = shard[places[here] - start]
         return ids[()]
@@ -45,20 +46,32 @@ class ShardedTokens:
         while start < stop:
             n = bisect_right(self._starts, start) - 1
             first, end = self._starts[n], min(stop, self._starts[n + 1])
-            parts.append(self._shards[n][start - first : end - first])
+            parts.append(self.shards[n][start - first : end - first])
             start = end
         if len(parts) == 1:
             return parts[0]
-        return np.concatenate(parts) if parts else self._shards[0][:0]
+        return np.concatenate(parts) if parts else self.shards[0][:0]
 
 
 TokenStream: TypeAlias = "Tokens | ShardedTokens"
 
 
+def release(tokens: TokenStream) -> None:
+    """Give back the memory of what was read of a mapped file: the system's cache still has it.
+
+    Without it a run's resident memory grows to the size of the files.
+    """
+    for part in tokens.shards if isinstance(tokens, ShardedTokens) else [tokens]:
+        mapped = getattr(part, "_mmap", None)
+        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+
 def document_bounds(tokens: TokenStream, eot_id: int | None) -> npt.NDArray[np.int64]:
     """Where each document begins, and the stream's end; <|endoftext|> is its document's last."""
-    ends = [
-        np.flatnonzero(tokens[start : start + _SCANNED_AT_ONCE] == eot_id) + start + 1
-        for start in range(0, len(tokens), _SCANNED_AT_ONCE)
-    ]
+    ends = []
+    for start in range(0, len(tokens), _SCANNED_AT_ONCE):
+        piece = tokens[start : start + _SCANNED_AT_ONCE]
+        ends.append(np.flatnonzero(piece == eot_id) + start + 1)
+        release(tokens)
     return np.unique(np.concatenate([[0], *ends, [len(tokens)]]).astype(np.int64))
