@@ -1,13 +1,17 @@
 """Batches are a function of (seed, step) and hold what their order promises."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from fresh_project import enter_project, set_param
 
 from pipeline.corpus.batches import PADDING, Batches
 from pipeline.corpus.token_stream import ShardedTokens
-from pipeline.errors import CorpusError
+from pipeline.errors import CorpusError, ParamsError
 from pipeline.model.gpt import GPT, IGNORE, GPTConfig
+from pipeline.params import load_params
 
 TOKENS = np.arange(103, dtype=np.uint16)
 
@@ -178,3 +182,16 @@ def test_shards_give_the_batches_of_one_file() -> None:
                 one.sequences(step, 0, 4), several.sequences(step, 0, 4), strict=True
             ):
                 assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize("key", ["stride", "max_seq_len"])
+def test_sequences_longer_than_the_context_are_refused(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter_project(tmp_path, monkeypatch)
+    set_param(key, "129")
+    message = rf"params.yaml: train\.{key}: found 129; allowed: 1 to model.block_size \(128\)"
+    with pytest.raises(ParamsError, match=message):
+        load_params()
+    set_param(key, "128")
+    assert getattr(load_params().train, key) == 128
