@@ -17,7 +17,7 @@ from pipeline.errors import CorpusError
 from pipeline.randomness import seed_for
 
 PADDING = -1  # a target that counts for nothing (model.gpt.IGNORE)
-RELEASE_AFTER = 64  # sequences; each brings up to half a megabyte of a mapped file into memory
+RELEASE_AFTER = 16  # sequences; each brings up to half a megabyte of a mapped file into memory
 
 
 class Batches:
