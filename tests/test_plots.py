@@ -1,5 +1,6 @@
 """Proves that the figures depend on the results alone, to the byte, and show what they claim."""
 
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pipeline.reporting.results import read_results
 
 DRAW = """
 import hashlib
+import json
 from pipeline.reporting.plots import draw_figures
 from pipeline.reporting.results import read_results
 results = read_results()
@@ -35,7 +37,14 @@ def figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]
 
 
 def test_every_figure_is_a_png_of_the_asked_size(figures: dict[str, bytes]) -> None:
-    names = {"loss", "learning_rate", "gradient_norm", "bits_per_byte", "loss_by_position"}
+    names = {
+        "loss",
+        "learning_rate",
+        "gradient_norm",
+        "bits_per_byte",
+        "loss_by_position",
+        "tokens",
+    }
     assert set(figures) == {f"{name}.png" for name in names}
     for png in figures.values():
         with Image.open(BytesIO(png)) as image:
@@ -76,7 +85,8 @@ def test_every_number_drawn_changes_the_figure(figures: dict[str, bytes]) -> Non
         lr=results.history["lr"] ** 2, grad_norm=results.history["grad_norm"] ** 2
     )
     bent = results.positions.assign(loss=results.positions["loss"] ** 2)
-    altered = replace(results, history=steeper, positions=bent, metrics=other)
+    rarer = json.loads(json.dumps(results.statistics).replace("1800", "1700"))
+    altered = replace(results, history=steeper, positions=bent, metrics=other, statistics=rarer)
     changed = draw_figures(altered, 0.9, 60)
     assert all(changed[name] != figures[name] for name in figures)
 

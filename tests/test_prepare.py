@@ -1,12 +1,20 @@
 """prepare's tokens are the corpus, split by split, and no tokenizer learns from val or test."""
 
+import gzip
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import psutil
 import pytest
+import torch
 from fresh_project import contents, enter_project, put, set_param
 
+from pipeline.corpus.splits import SPLITS
 from pipeline.corpus.token_file import load_split, verify_tokens
 from pipeline.corpus.tokenizers import load
 from pipeline.errors import CorpusError
@@ -143,3 +151,165 @@ def test_a_vocabulary_that_cannot_be_filled_is_told(
     assert "prepare.vocab_size: 5,000 asked for" in told
     assert "left out: 1 empty documents" in told
     assert meta()["tokenizer"]["vocab_size"] < 5000
+
+
+# one's own text in every format, splits by document, shards, token lists
+
+
+def test_every_format_of_the_same_documents_gives_the_same_tokens(corpus: str) -> None:
+    prepare()
+    before = contents(TOKENS)
+    lines = [json.dumps({"body": text}) for text in WORKS.values()]
+    for name in WORKS:
+        Path("data/own", name).unlink()
+    put("a.jsonl", "\n".join(lines[:2]).encode())
+    put("b.jsonl.gz", gzip.compress("\n".join(lines[2:]).encode()))
+    set_param("text_field", "body")
+    fetch()
+    prepare()
+    after = contents(TOKENS)
+    for name in ("train.bin", "val.bin", "test.bin", "tokenizer.json", "statistics.json"):
+        assert after[f"data/tokens/{name}"] == before[f"data/tokens/{name}"]
+
+
+@pytest.mark.parametrize("workers", ["2", "3"])
+def test_the_number_of_processes_changes_no_byte(corpus: str, workers: str) -> None:
+    prepare()
+    before = contents(TOKENS)
+    set_param("workers", workers)
+    prepare()
+    assert contents(TOKENS) == before
+
+
+def test_shards_hold_the_tokens_of_one_file(corpus: str) -> None:
+    prepare()
+    whole = {split: load_split(TOKENS, split).tokens.tolist() for split in SPLITS}
+    set_param("shard_tokens", "100")
+    prepare()
+    assert (TOKENS / "train-00001.bin").is_file()
+    assert not (TOKENS / "train.bin").exists()
+    for split, ids in whole.items():
+        assert load_split(TOKENS, split).tokens[:].tolist() == ids
+        assert meta()["splits"][split]["tokens"] == len(ids)
+
+
+def test_no_document_is_in_two_splits_and_none_moves_when_others_come(corpus: str) -> None:
+    set_param("tokenizer", "byte")
+    set_param("split_by", "document")
+
+    def documents() -> dict[str, set[str]]:
+        fetch()
+        prepare()
+        tokenizer = load(TOKENS / "tokenizer.json")
+        return {
+            split: set(tokenizer.decode(load_split(TOKENS, split).tokens).split("<|endoftext|>"))
+            - {""}
+            for split in SPLITS
+        }
+
+    for n in range(60):
+        put(f"n{n}.txt", f"document {n % 50}".encode())
+    first = documents()
+    assert all(first.values())
+    assert sum(len(texts) for texts in first.values()) == 50 + 3
+    for n in range(60, 90):
+        put(f"a{n}.txt", f"document {n}".encode())
+    second = documents()
+    assert all(first[split] <= second[split] for split in SPLITS)
+    assert meta()["splits"]["train"]["documents"] >= len(second["train"])
+
+
+def test_one_document_alone_has_no_end_of_text(corpus: str) -> None:
+    for name in WORKS:
+        Path("data/own", name).unlink()
+    put("alone.txt", b"to be or not to be " * 20)
+    set_param("tokenizer", "byte")
+    fetch()
+    prepare()
+    ids = np.concatenate([load_split(TOKENS, split).tokens for split in SPLITS])
+    assert bytes(ids.tolist()) == b"to be or not to be " * 20
+
+
+@pytest.mark.parametrize("split_by", ["stream", "document"])
+def test_token_lists_go_to_the_splits_as_they_are(corpus: str, split_by: str) -> None:
+    for name in WORKS:
+        Path("data/own", name).unlink()
+    lists = [list(f"list {n}".encode()) for n in range(60)]
+    torch.save([torch.tensor(ids) for ids in [*lists, []]], "data/own/lists.pt")
+    set_param("split_by", split_by)
+    fetch()
+    with pytest.raises(CorpusError, match=r"prepare\.tokenizer: found 'bpe', .* token lists"):
+        prepare()
+    set_param("tokenizer", "byte")
+    prepare()
+    ids = np.concatenate([load_split(TOKENS, split).tokens for split in SPLITS])
+    found = [list(part) for part in bytes(np.where(ids == 256, 255, ids).tolist()).split(b"\xff")][
+        :-1
+    ]
+    assert sorted(found) == sorted(lists)
+    assert meta()["corpus"]["documents"] == 60
+    assert meta()["corpus"]["empty_documents"] == 1
+    assert meta()["corpus"]["bytes"] == sum(map(len, lists))
+    torch.save([torch.tensor([5, 300])], "data/own/lists.pt")
+    fetch()
+    with pytest.raises(CorpusError, match=r"lists\.pt: \[0\]: found id 300; allowed: 0 to 256"):
+        prepare()
+
+
+def test_statistics_count_the_tokens_and_the_documents(corpus: str) -> None:
+    set_param("tokenizer", "byte")
+    prepare()
+    statistics = json.loads((TOKENS / "statistics.json").read_text())
+    train = load_split(TOKENS, "train").tokens
+    text, token_id, count = statistics["frequent"][0]
+    assert (text, token_id, count) == (" ", 32, int((train == 32).sum()))
+    counts = np.sort(np.bincount(train))[::-1]
+    ranks = statistics["token_counts"]["ranks"]
+    assert statistics["token_counts"]["counts"] == counts[np.array(ranks) - 1].tolist()
+    assert ranks[-1] == (counts > 0).sum()
+    lengths = {split: sum(n.values()) for split, n in statistics["document_tokens"].items()}
+    assert lengths == {"train": 2, "val": 2, "test": 1}  # val has the end of one and all of another
+
+
+def test_characters_that_were_replaced_are_told(
+    corpus: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put("e.txt", b"caf\xe9 \xff\xff " * 20)
+    set_param("errors", "replace")
+    fetch()
+    prepare()
+    assert meta()["corpus"]["replaced_characters"] == 60
+    assert capsys.readouterr().out.count("replaced: 60 characters that are not UTF-8") == 2
+
+
+def test_a_killed_prepare_leaves_no_process_and_the_next_clears_up(
+    corpus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare()
+    before = contents(TOKENS)
+    set_param("workers", "2")
+    set_param("tokenizer", "byte")
+    put("big.txt", b"the quick brown fox jumps over the lazy dog " * 700_000)
+    fetch()
+    root = str(Path(__file__).parent.parent)
+    monkeypatch.setenv("PYTHONPATH", root)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        run = subprocess.Popen([sys.executable, "-m", "pipeline", "prepare"])
+        parent = psutil.Process(run.pid)
+        children: list[psutil.Process] = []
+        while len(children) < 2 or not list(Path(".cache").glob("prepare-*/tokens/.train.bin*")):
+            assert run.poll() is None
+            children = parent.children(recursive=True)
+        run.send_signal(number)
+        run.wait()
+        _, alive = psutil.wait_procs(children, timeout=20)
+        assert not alive
+        left = [path.name for path in Path(".cache").glob("prepare-*")]
+        assert bool(left) == (number == signal.SIGKILL)
+        assert contents(TOKENS) == before
+    Path("data/own/big.txt").unlink()
+    set_param("tokenizer", "bpe")
+    fetch()
+    prepare()
+    assert not list(Path(".cache").glob("prepare-*"))
+    assert contents(TOKENS) == before

@@ -1,22 +1,27 @@
 """Any Unicode round-trips; BPE does what two independent implementations do; JSON restores all."""
 
 import json
+import random
 from collections import Counter
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import regex
 import rustbpe
+import tiktoken
 import tiktoken_ext.openai_public
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, models, pre_tokenizers
+from real_ranks import real_tokenizer
+from test_hf import published_pattern
+from tokenizers import Regex, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HuggingFaceTokenizer
+from transformers import GPT2TokenizerFast
 
 from pipeline.corpus import tokenizers
-from pipeline.corpus.ranks import cached_ranks, gpt2_merges
+from pipeline.corpus.ranks import tiktoken_encoding
 from pipeline.corpus.readers import document_pieces
 from pipeline.corpus.tokenizers import (
     GPT2_PATTERN,
@@ -222,11 +227,105 @@ def test_the_patterns_are_the_published_ones() -> None:
     assert peer.get_pattern() == GPT4_PATTERN
 
 
-@pytest.mark.skipif(cached_ranks("gpt2") is None, reason="GPT-2's ranks are in no cache yet")
 def test_gpt2_gives_the_published_ids() -> None:
-    tokenizer = gpt2_tokenizer(gpt2_merges())
+    tokenizer = real_tokenizer("gpt2")
     assert (tokenizer.vocab_size, tokenizer.eot_id) == (50257, 50256)
     assert tokenizer.encode("Hello world").tolist() == [15496, 995]
     assert tokenizer.encode("!\x00 ").tolist() == [0, 188, 220]
     assert tokenizer.decode(range(50256)).startswith("!")
     assert from_json(tokenizer.to_json()).encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
+
+
+def splits_of(pattern: str) -> list[tiktoken.Encoding]:
+    """A pattern as it is published and as it is run, with a token for every pair of bytes.
+
+    The pairs' ranks are shuffled, so that which bytes of a piece pair up tells where it begins.
+    """
+    pairs = [bytes(pair) for pair in product(range(256), repeat=2)]
+    random.Random(0).shuffle(pairs)
+    tokens = [bytes([byte]) for byte in range(256)] + pairs
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    return [
+        tiktoken.Encoding("split", pat_str=each, mergeable_ranks=ranks, special_tokens={})
+        for each in (pattern, tokenizers.faster(pattern))
+    ]
+
+
+PATTERNS = {
+    "gpt2": GPT2_PATTERN,
+    "bpe": GPT4_PATTERN,
+    "cl100k_base": published_pattern("cl100k_base"),
+    "o200k_base": published_pattern("o200k_base"),
+}
+SPLITS = {name: splits_of(pattern) for name, pattern in PATTERNS.items()}
+
+
+@pytest.mark.parametrize("name", SPLITS)
+@settings(max_examples=300)
+@given(text=tricky | st.text() | st.sampled_from([TEXT, TEXT.upper()]))
+def test_the_faster_pattern_splits_as_the_published_one(name: str, text: str) -> None:
+    published, ours = SPLITS[name]
+    assert ours.encode_ordinary(text) == published.encode_ordinary(text)
+
+
+def gpt2_of_transformers(tokenizer: Tokenizer) -> GPT2TokenizerFast:
+    """Built from the same ranks."""
+    ids = range(tokenizer.vocab_size)
+    tokens = [tokenizers.to_characters(tokenizer.token_bytes(n)) or "<|endoftext|>" for n in ids]
+    merges = [tuple(merge.split(" ")) for merge in tokenizer.to_json()["merges"]]
+    return GPT2TokenizerFast({token: n for n, token in enumerate(tokens)}, merges)
+
+
+SMALL_PEER = gpt2_of_transformers(SMALL_GPT2)
+
+
+@given(text=tricky | st.text() | st.sampled_from([TEXT, TEXT.upper()]))
+def test_gpt2s_pattern_gives_the_ids_of_gpt2_tokenizer_fast(text: str) -> None:
+    assert SMALL_GPT2.encode(text).tolist() == SMALL_PEER(text)["input_ids"]
+
+
+def test_gpt2_gives_the_ids_of_gpt2_tokenizer_fast() -> None:
+    tokenizer = real_tokenizer("gpt2")
+    peer = gpt2_of_transformers(tokenizer)
+    peer.model_max_length = 10**9
+
+    @settings(max_examples=300, deadline=None)
+    @given(text=tricky | st.text())
+    def same(text: str) -> None:
+        assert tokenizer.encode(text).tolist() == peer(text)["input_ids"]
+
+    same()
+    code = Path(__file__).read_text(encoding="utf-8").replace("<|endoftext|>", "")
+    assert tokenizer.encode(code).tolist() == peer(code)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("name", "vocab_size", "eot_id", "hello"),
+    [
+        ("r50k_base", 50257, 50256, [15496, 995]),
+        ("p50k_base", 50281, 50256, [15496, 995]),
+        ("cl100k_base", 100277, 100257, [9906, 1917]),
+        ("o200k_base", 200019, 199999, [13225, 2375]),
+    ],
+)
+def test_tiktokens_encodings_are_loaded_by_their_names(
+    name: str, vocab_size: int, eot_id: int, hello: list[int]
+) -> None:
+    tokenizer = real_tokenizer(name)
+    assert (tokenizer.kind, tokenizer.vocab_size, tokenizer.eot_id) == (name, vocab_size, eot_id)
+    assert tokenizer.encode("Hello world").tolist() == hello
+    assert from_json(tokenizer.to_json()).encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
+    assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
+    if name != "r50k_base":  # tiktoken can open no r50k_base from GPT-2's file
+        encoding = tiktoken_encoding(name)
+        assert tokenizer.encode(TEXT).tolist() == encoding.encode_ordinary(TEXT)
+
+
+def test_the_trained_merges_are_the_hugging_face_trainers() -> None:
+    peer = HuggingFaceTokenizer(models.BPE())
+    peer.pre_tokenizer = pre_tokenizers.Sequence([GPT4_SPLIT, BYTE_LEVEL])
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=399, initial_alphabet=alphabet, show_progress=False)
+    peer.train_from_iterator([TEXT], trainer)
+    merges = [" ".join(pair) for pair in json.loads(peer.to_str())["model"]["merges"]]
+    assert BPE.to_json()["merges"] == merges

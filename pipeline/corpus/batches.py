@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.corpus.token_file import TokenStream
+from pipeline.corpus.token_stream import TokenStream, document_bounds, release
 from pipeline.errors import CorpusError
 from pipeline.randomness import seed_for
 
 PADDING = -1  # a target that counts for nothing (model.gpt.IGNORE)
-_SCANNED_AT_ONCE = 1 << 22  # ids
+RELEASE_AFTER = 16  # sequences; each brings up to half a megabyte of a mapped file into memory
 
 
 def check_length(tokens: TokenStream, block_size: int, name: str) -> None:
@@ -64,6 +64,7 @@ class Batches:
         self._epoch = -1
         self._permutation: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._eot_id = eot_id
+        self._read = 0  # sequences since their memory was given back
         if order == "documents":
             longest = max_seq_len or block_size
             bounds = document_bounds(tokens, eot_id)
@@ -109,6 +110,10 @@ class Batches:
 
         Documents are padded to the longest of these sequences.
         """
+        self._read += count
+        if self._read > RELEASE_AFTER:
+            release(self.tokens)
+            self._read = 0
         if self.order == "documents":
             return self._padded(self._places(step)[first : first + count])
         starts = self.starts(step)[first : first + count]
@@ -143,15 +148,6 @@ class Batches:
     def epochs(self, step: int) -> float:
         """Tokens seen over tokens in the split."""
         return self.tokens_seen(step) / len(self.tokens)
-
-
-def document_bounds(tokens: TokenStream, eot_id: int | None) -> NDArray[np.int64]:
-    """Where each document begins, and the stream's end; <|endoftext|> is its document's last."""
-    ends = [
-        np.flatnonzero(tokens[start : start + _SCANNED_AT_ONCE] == eot_id) + start + 1
-        for start in range(0, len(tokens), _SCANNED_AT_ONCE)
-    ]
-    return np.unique(np.concatenate([[0], *ends, [len(tokens)]]).astype(np.int64))
 
 
 def _windows(

@@ -70,7 +70,8 @@ def split_bounds(
 
     A fraction of 0 asks for an empty split and gets it.
     """
-    train_bytes = int(total_bytes * (1 - val_fraction - test_fraction))  # as nanoGPT rounds it
+    share = 1 - val_fraction - test_fraction
+    train_bytes = int(round(total_bytes * share, 6))  # down, as nanoGPT has it
     test_bytes = round(total_bytes * test_fraction)
     val_bytes = total_bytes - train_bytes - test_bytes if val_fraction else 0
     train_bytes = total_bytes - val_bytes - test_bytes

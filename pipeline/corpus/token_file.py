@@ -25,68 +25,21 @@ import io
 import json
 import pickle
 import struct
-from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.corpus.token_stream import ShardedTokens, TokenStream
 from pipeline.errors import TokenFileError
 from pipeline.storage import atomic_writer
 
 MAGIC = b"TRACEGPT"
 VERSION = 1
 _HEADER = struct.Struct("<8sIIQQ32s32s32x")
-
-Tokens = npt.NDArray[np.integer[Any]]
-
-
-class ShardedTokens:
-    """Several shards' ids as one sequence: its length, an id, a slice, an array of places."""
-
-    def __init__(self, shards: list[Tokens]) -> None:
-        self._shards = shards
-        self._starts = [0, *accumulate(len(shard) for shard in shards)]
-        self.dtype = shards[0].dtype
-
-    def __len__(self) -> int:
-        return self._starts[-1]
-
-    def __getitem__(self, index: Any) -> Any:
-        """An id, or the ids of a slice or an array of places; a slice within a shard is no copy."""
-        if isinstance(index, slice):
-            return self._slice(*index.indices(len(self)))
-        places = np.asarray(index)
-        if places.dtype == bool:
-            places = np.flatnonzero(places)
-        if places.size and not -len(self) <= places.min() <= places.max() < len(self):
-            raise IndexError(f"{index} is outside of {len(self)} ids")
-        places = np.where(places < 0, places + len(self), places)
-        ids = np.empty(places.shape, self.dtype)
-        for start, shard in zip(self._starts, self._shards, strict=False):
-            here = (places >= start) & (places < start + len(shard))
-            ids[here] = shard[places[here] - start]
-        return ids[()]
-
-    def _slice(self, start: int, stop: int, step: int) -> Tokens:
-        if step != 1:
-            return self[np.arange(start, stop, step)]  # type: ignore[no-any-return]
-        parts = []
-        while start < stop:
-            n = bisect_right(self._starts, start) - 1
-            first, end = self._starts[n], min(stop, self._starts[n + 1])
-            parts.append(self._shards[n][start - first : end - first])
-            start = end
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate(parts) if parts else self._shards[0][:0]
-
-
-TokenStream: TypeAlias = "Tokens | ShardedTokens"
 
 
 @dataclass(frozen=True)
@@ -257,7 +210,7 @@ def _map_tokens(path: Path) -> TokenFile:
     if size != expected:
         raise TokenFileError(f"{path}: found {size:,} bytes; expected {expected:,}: cut short?")
     dtype = np.dtype(f"<u{itemsize}")
-    tokens: Tokens = np.empty(0, dtype)  # an empty file region cannot be mapped
+    tokens: npt.NDArray[Any] = np.empty(0, dtype)  # an empty file region cannot be mapped
     if count:
         tokens = np.memmap(path, dtype, mode="r", offset=_HEADER.size, shape=(count,))
     return TokenFile(path, tokens, vocab_size, tokenizer.hex(), digest.hex())

@@ -5,7 +5,7 @@ single 1-D tensor is one document. The file is foreign: only tensors and lists a
 code (`weights_only=True`). It holds ids and no text; `prepare.tokenizer` says whose they are.
 """
 
-import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,10 @@ def read_token_lists(path: Path) -> list[Ids]:
     import torch
 
     try:
-        value = torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's of a foreign file; the error says it all
+            value = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception:  # what is no such file can fail in any way
         raise CorpusError(f"{path}: not a file of tensors, or cut short; {_ALLOWED}") from None
     tensors = [value] if isinstance(value, torch.Tensor) else value
     if not isinstance(tensors, list | tuple):
@@ -33,11 +35,13 @@ def read_token_lists(path: Path) -> list[Ids]:
         if not isinstance(tensor, torch.Tensor):
             raise CorpusError(f"{path}: [{place}]: found {type(tensor).__name__}; {_ALLOWED}")
         kind = tensor.dtype
+        if tensor.numel() == 0:  # torch.tensor([]) is of floats
+            continue
         if tensor.dim() != 1 or kind.is_floating_point or kind.is_complex or kind == torch.bool:
             raise CorpusError(
                 f"{path}: [{place}]: found a {tensor.dim()}-D tensor of {kind}; {_ALLOWED}"
             )
-    return [tensor.numpy().astype(np.int64) for tensor in tensors]
+    return [tensor.flatten().numpy().astype(np.int64) for tensor in tensors]
 
 
 def check_ids(documents: list[Ids], path: Path, vocab_size: int, tokenizer: str) -> None:

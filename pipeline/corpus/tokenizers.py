@@ -13,6 +13,7 @@ is checked when it is read.
 """
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
@@ -105,7 +106,7 @@ class BPETokenizer(Tokenizer):
         super().__init__(definition, table)
         self._encoding = tiktoken.Encoding(
             definition["kind"],
-            pat_str=definition["pattern"],
+            pat_str=faster(definition["pattern"]),
             mergeable_ranks=ranks,
             special_tokens={END_OF_TEXT: self.eot_id},
         )
@@ -113,6 +114,19 @@ class BPETokenizer(Tokenizer):
     def encode(self, text: str) -> Ids:
         ids = self._encoding.encode_to_numpy(text, allowed_special=set(), disallowed_special=())
         return ids.astype(np.int64)
+
+
+def faster(pattern: str) -> str:
+    r"""The same split, in half the time.
+
+    tiktoken's engine hands what is plain to a finite automaton and backtracks over the rest, here
+    the lookahead of `\s+(?!\S)` and the possessive quantifiers. So everything before the lookahead
+    becomes one plain group. Possessive or greedy is the same in these patterns: what follows such a
+    quantifier never takes a character that it takes, or is the text's end.
+    """
+    plain, lookahead, rest = pattern.partition(r"|\s+(?!\S)")
+    plain = re.sub(r"([?*+]|\{\d,\d\})\+", r"\1", plain)
+    return f"(?:{plain}){lookahead}{rest}"
 
 
 class CharTokenizer(Tokenizer):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from pipeline.corpus.batches import check_length
-from pipeline.corpus.token_file import TokenStream
+from pipeline.corpus.token_stream import TokenStream
 from pipeline.model.gpt import GPT
 
 

@@ -4,6 +4,7 @@ Matplotlib's figure is used without pyplot, so there is no global state and no d
 """
 
 from io import BytesIO
+from itertools import chain
 from typing import Any
 
 import matplotlib
@@ -66,6 +67,7 @@ def draw_figures(results: Results, smoothing: float, dpi: int) -> dict[str, byte
             "gradient_norm.png": _gradient_norm(history, smoothing),
             "bits_per_byte.png": _bits_per_byte(results),
             "loss_by_position.png": _loss_by_position(results.positions, smoothing),
+            "tokens.png": _tokens(results.statistics),
         }
 
 
@@ -143,6 +145,29 @@ def _loss_by_position(positions: pd.DataFrame, smoothing: float) -> bytes:
         label="smoothed",
     )
     axes.legend(loc="upper right")
+    return _png(figure)
+
+
+def _tokens(statistics: dict[str, Any]) -> bytes:
+    """How long documents are, and how often tokens come, by rank (Zipf)."""
+    figure = Figure()
+    lengths = figure.add_subplot(1, 2, 1, title="Documents", xlabel="tokens, from")
+    seen = {int(n).bit_length() for n in chain(*statistics["document_tokens"].values())}
+    powers = [2 ** (bits - 1) for bits in range(min(seen), max(seen) + 1)]
+    below = [0] * len(powers)
+    for split, color in zip(statistics["document_tokens"], (BLUE, ORANGE, GREEN), strict=True):
+        counts = [statistics["document_tokens"][split].get(str(n), 0) for n in powers]
+        lengths.bar([f"{n:,}" for n in powers], counts, 0.8, bottom=below, color=color, label=split)
+        below = [under + count for under, count in zip(below, counts, strict=True)]
+    lengths.tick_params(axis="x", rotation=60)
+    lengths.yaxis.set_major_locator(MaxNLocator(integer=True))
+    lengths.legend()
+    frequency = figure.add_subplot(
+        1, 2, 2, title="Tokens of the train split", xlabel="rank", ylabel="times"
+    )
+    frequency.loglog(
+        statistics["token_counts"]["ranks"], statistics["token_counts"]["counts"], color=BLUE
+    )
     return _png(figure)
 
 

@@ -11,6 +11,7 @@ from pipeline.errors import ReportError
 from pipeline.storage import sha256_file
 
 META = Path("data/tokens/meta.json")
+STATISTICS = Path("data/tokens/statistics.json")
 CHECKPOINTS = Path("data/checkpoints")
 RUN = CHECKPOINTS / "run.json"
 METRICS = Path("reports/metrics.json")
@@ -24,6 +25,7 @@ class Results:
     """The results of one run of fetch, prepare, train and evaluate."""
 
     meta: dict[str, Any]  # corpus, tokenizer, splits
+    statistics: dict[str, Any]  # lengths of documents, frequencies of tokens
     run: dict[str, Any]  # model, runtime, samples during training, why it stopped
     metrics: dict[str, Any]  # val, test, train, baselines
     history: pd.DataFrame  # step, tokens, lr, loss, grad_norm, val_loss (empty between looks)
@@ -40,6 +42,7 @@ def read_results() -> Results:
     """Read every input of a report; raises ReportError for one that is missing or broken."""
     return Results(
         meta=_read_json(META),
+        statistics=_read_json(STATISTICS),
         run=_read_json(RUN),
         metrics=_read_json(METRICS),
         history=_read_csv(HISTORY),

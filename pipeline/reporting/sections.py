@@ -82,10 +82,12 @@ def plot(reports: str) -> str:
         f"![Train and val loss over steps]({figures}/loss.png)\n\n"
         f"![Bits per byte of held-out text, beside simpler models and xz]"
         f"({figures}/bits_per_byte.png)\n\n"
-        "<details><summary>Learning rate, gradient norm, loss by position</summary>\n\n"
+        "<details><summary>Learning rate, gradient norm, loss by position, the tokens</summary>"
+        "\n\n"
         f"![Learning rate over steps]({figures}/learning_rate.png)\n\n"
         f"![Gradient norm over steps]({figures}/gradient_norm.png)\n\n"
         f"![Held-out loss by position in the context]({figures}/loss_by_position.png)\n\n"
+        f"![Lengths of documents, frequencies of tokens]({figures}/tokens.png)\n\n"
         "</details>"
     )
 
