@@ -59,9 +59,6 @@ def train() -> None:
     train_tokens = load_split(TOKENS, "train").tokens
     val_tokens = load_split(TOKENS, "val").tokens
     check_length(val_tokens, params.model.block_size, "val")
-    runtime = runtimes.choose(params.train, params.model.block_size)
-    fingerprint = runtime.fingerprint()
-
     batches = Batches(
         train_tokens,
         params.model.block_size,
@@ -83,6 +80,10 @@ def train() -> None:
         init_from = pretrained.facts()
     if params.train.freeze_layers:
         model.freeze(params.train.freeze_layers)
+    tokens_per_step = batches.sequences_per_step * batches.block_size
+    flops = float(model.flops_per_token() * tokens_per_step * params.train.max_steps)
+    runtime = runtimes.choose(params.train, params.model.block_size, flops)
+    fingerprint = runtime.fingerprint()
     model.to(runtime.device)
     trainer = Trainer(
         model, batches, params.train, runtime, tokenizer.to_json(), pretrained=init_from is not None
@@ -127,7 +128,7 @@ def train() -> None:
     show.line(f"{runtime.describe()}")
     show.line(
         f"{model.count_parameters():,} parameters, {model.flops_per_token():,} FLOPs per token, "
-        f"{trainer.tokens_per_step:,} tokens per step, {len(train_tokens):,} train tokens"
+        f"{tokens_per_step:,} tokens per step, {len(train_tokens):,} train tokens"
     )
     state, damaged = resume.load(CHECKPOINTS)
     for line in damaged:
@@ -152,7 +153,8 @@ def train() -> None:
             "flops_per_token": model.flops_per_token(),
         },
         "runtime": fingerprint,
-        "tokens_per_step": trainer.tokens_per_step,
+        "tokens_per_step": tokens_per_step,
+        "flops": flops,
         "stopped": trainer.stopped,
         "samples": trainer.samples,
     }

@@ -146,15 +146,16 @@ def _evaluated_again() -> list[str]:
 
 def _same_platform(other: Path) -> bool:
     """Whether this machine computes as the run in `other` was computed."""
+    facts = json.loads((other / RUN).read_text(encoding="utf-8"))
     code = (
         "import json; from pipeline.params import load_params; "
         "from pipeline.training import runtime; params = load_params(); "
         "runtime.prepare_process(params.train); "
-        "print(json.dumps(runtime.choose(params.train, params.model.block_size).fingerprint()))"
+        f"chosen = runtime.choose(params.train, params.model.block_size, {facts['flops']!r}); "
+        "print(json.dumps(chosen.fingerprint()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    recorded = json.loads((other / RUN).read_text(encoding="utf-8"))["runtime"]
-    return bool(json.loads(done.stdout.splitlines()[-1]) == recorded)
+    return bool(json.loads(done.stdout.splitlines()[-1]) == facts["runtime"])
 
 
 def _differing(one: Any, other: Any, tolerance: float, name: str = "") -> list[str]:

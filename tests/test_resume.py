@@ -30,6 +30,7 @@ CONFIGS = {
         "train__keep_interval": 6,
         "train__batch_order": "shuffled",
     },
+    "compiled": {"train__precision": "bf16", "train__compile": "on"},
     "bf16-adamw-gpt2": {
         "train__precision": "bf16",
         "train__optimizer": "adamw",
