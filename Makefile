@@ -4,12 +4,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
+EXTRAS := .venv/.installed-extras
 
 # the stages' `python` is the one of .venv
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro report test test-all lint clean
+.PHONY: help setup repro report test test-all lint demo clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -25,6 +26,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(EXTRAS): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  -e '.[dev,demo,eval]'
+	@touch $@
+
 repro: $(READY) ## Run every stage that is due: raw text to README
 	$(BIN)/dvc repro
 
@@ -34,13 +40,16 @@ report: $(READY) ## Rewrite figures, results and the README's sections from the 
 test: lint ## Check style and types, run the fast tests
 	$(BIN)/python -m pytest -m 'not slow'
 
-test-all: lint ## Check style and types, run all tests, the slow proofs too
+test-all: $(EXTRAS) lint ## Check style and types, run all tests, the slow proofs too
 	$(BIN)/python -m pytest
 
 lint: $(READY) ## Check style and types alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+demo: $(EXTRAS) ## Serve a page on this machine to try the best checkpoint
+	$(BIN)/python -m pipeline demo
 
 clean: ## Remove .venv and the tools' caches; results, data and unfinished runs stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,5 +1,7 @@
 """`python -m pipeline COMMAND`: mounts every command; a user's error becomes one line."""
 
+import errno
+import os
 import sys
 from importlib import import_module
 
@@ -15,11 +17,17 @@ COMMANDS = (
     "report",
     "generate",
     "inspect",
+    "trace",
+    "verify",
+    "demo",
+    "export",
 )  # each is a function of the module of its name
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(arguments: list[str]) -> int:
     """Run one command; returns the exit status."""
+    status = 0
     app = typer.Typer(
         name="python -m pipeline",
         help="Train GPT-2-style language models and prove every number they print.",
@@ -32,14 +40,30 @@ def main(arguments: list[str]) -> int:
     asked = [name for name in arguments[:1] if name in COMMANDS]
     for name in asked or COMMANDS:  # only what was asked for is imported
         app.command(name)(getattr(import_module(f"pipeline.{name}"), name))
+    stage = os.environ.get("DVC_STAGE")  # set where DVC runs this command
     try:
-        status = app(arguments, prog_name="python -m pipeline", standalone_mode=False)
+        app(arguments, prog_name="python -m pipeline")
+    except SystemExit as end:
+        status = int(end.code or 0)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    return int(status or 0)
+        status = _fail(str(error), error.exit_code, stage)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        where = error.filename or "a file"
+        status = _fail(f"{where}: {error.strerror}; make room and run it again", 1, stage)
+    if stage and status == 0:
+        import_module("pipeline.restore").keep_results(stage)
+    return status
+
+
+def _fail(message: str, status: int, stage: str | None) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    if stage:
+        restored = import_module("pipeline.restore").restore_results(stage)
+        if restored:
+            print(f"put back from the last run: {', '.join(restored)}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """Stage evaluate: data/checkpoints, data/tokens -> reports/metrics.json, data/evaluation."""
 
+import json
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.params import load_params
+from pipeline.errors import CheckpointError, CorpusError
+from pipeline.params import Params, load_params
 from pipeline.storage import write_json, write_text
 
 if TYPE_CHECKING:
@@ -24,15 +28,41 @@ LAST_STEPS = 100  # of the mean training loss at the end
 BASELINE_MOST_TOKENS = 1 << 24  # of the train split's end, for the baselines: memory
 
 
-def evaluate() -> None:
+def evaluate(
+    checkpoint: Annotated[
+        str, typer.Option(help="Score this instead, and write nothing: gpt2, a file or a folder.")
+    ] = "",
+    text: Annotated[
+        Path | None, typer.Option(help="Score this text file instead of the splits.")
+    ] = None,
+) -> None:
     """Score best.pt on all of val and test, each target once, and draw its samples.
 
     Writes reports/metrics.json, and to data/evaluation the loss by position and the samples.
-    Computed in fp32, whatever the training's precision.
+    Computed in fp32, whatever the training's precision. With --checkpoint or --text it only
+    prints: the model may come from anywhere, and needs no training.
 
-    Example: python -m pipeline evaluate
+    Example: python -m pipeline evaluate --checkpoint gpt2 --text book.txt
     """
     params = load_params()
+    if checkpoint or text:
+        _only_print(params, checkpoint or str(CHECKPOINTS / "best.pt"), text)
+        return
+    metrics, positions, generated = compute(params)
+    write_text(EVALUATION / "positions.csv", positions)
+    write_json(EVALUATION / "generated.json", generated)
+    write_json(METRICS, metrics)
+    table = Table("split", "loss", "perplexity", "bits per byte")
+    for name in ("val", "test"):
+        if name in metrics:
+            values = metrics[name]
+            numbers = (values["loss"], values["perplexity"], values["bits_per_byte"])
+            table.add_row(name, *(f"{number:.4f}" for number in numbers))
+    Console().print(table)
+
+
+def compute(params: Params) -> tuple[dict[str, Any], str, list[dict[str, Any]]]:
+    """metrics.json's values, positions.csv's text and generated.json's values, from best.pt."""
     from pipeline.training import runtime as runtimes
 
     runtimes.prepare_process(params.train)
@@ -50,7 +80,6 @@ def evaluate() -> None:
     runtime = runtimes.choose(params.train, model.config.block_size)
     model.to(runtime.device).set_attention(runtime.attention)
     tokenizer = tokenizers.from_json(best["tokenizer"], "best.pt")
-    console = Console()
 
     def score(name: str, overlap: float) -> "Score":
         return score_split(
@@ -68,8 +97,7 @@ def evaluate() -> None:
     metrics: dict[str, Any] = {}
     for name in ("val", "test"):
         if name == "test" and len(splits[name]) == 0:
-            console.print("no test split: prepare.test_fraction is 0")
-            continue
+            continue  # prepare.test_fraction is 0
         whole = score(name, params.evaluate.overlap)
         text_bytes = int(token_sizes[splits[name][1:]].sum())
         metrics[name] = {
@@ -82,12 +110,13 @@ def evaluate() -> None:
         held_out = name
     metrics["train"] = _training_facts(read_checkpoint(CHECKPOINTS / "last.pt"), best)
     metrics["train"]["parameters"] = model.count_parameters()
+    metrics["train"] |= _before_training(best["best_loss"])
     metrics["baselines"] = _baselines(train, splits[held_out], tokenizer)
 
     blocks = score(held_out, 0.0)  # without overlap every position is scored as often
     means = blocks.position_nats / blocks.position_targets.clip(min=1)
     rows = [f"{place},{mean!r}" for place, mean in enumerate(means.tolist(), 1)]
-    write_text(EVALUATION / "positions.csv", "\n".join(["position,loss", *rows]) + "\n")
+    positions = "\n".join(["position,loss", *rows]) + "\n"
 
     sample = params.sample
     prompt = tokenizer.encode(sample.prompt).tolist() or [tokenizer.eot_id]
@@ -110,16 +139,82 @@ def evaluate() -> None:
         }
         for number, ids in enumerate(drawn, 1)
     ]
-    write_json(EVALUATION / "generated.json", generated)
-    write_json(METRICS, metrics)
+    return metrics, positions, generated
 
-    table = Table("split", "loss", "perplexity", "bits per byte")
-    for name in ("val", "test"):
-        if name in metrics:
-            values = metrics[name]
-            numbers = (values["loss"], values["perplexity"], values["bits_per_byte"])
-            table.add_row(name, *(f"{number:.4f}" for number in numbers))
-    console.print(table)
+
+def _only_print(params: Params, checkpoint: str, text: Path | None) -> None:
+    """The scores of any model on the splits, or on a text that starts after <|endoftext|>."""
+    from pipeline.training import runtime as runtimes
+
+    runtimes.prepare_process(params.train)
+    from contextlib import nullcontext
+
+    import numpy as np
+
+    from pipeline.corpus import tokenizers
+    from pipeline.corpus.token_file import load_split
+    from pipeline.evaluation.perplexity import score_split
+    from pipeline.model.pretrained import load_pretrained
+
+    pretrained = load_pretrained(checkpoint)
+    model, tokenizer = pretrained.model, pretrained.load_tokenizer()
+    runtime = runtimes.choose(params.train, model.config.block_size)
+    model.to(runtime.device).set_attention(runtime.attention)
+    words = 0
+    if text is not None:
+        written = _read_text(text)
+        words = len(written.split())
+        tokens = {text.name: np.concatenate(([tokenizer.eot_id], tokenizer.encode(written)))}
+    else:
+        prepared = tokenizers.load(TOKENS / "tokenizer.json")
+        if prepared.sha256 != tokenizer.sha256:
+            raise CheckpointError(
+                f"{checkpoint}: its tokenizer ({tokenizer.kind}, {tokenizer.vocab_size} tokens) is "
+                f"not that of data/tokens ({prepared.kind}, {prepared.vocab_size} tokens); "
+                "allowed: --text FILE, or the same prepare.tokenizer"
+            )
+        splits = {name: load_split(TOKENS, name).tokens[:] for name in ("val", "test")}
+        tokens = {name: ids for name, ids in splits.items() if len(ids)}
+    table = Table("text", "targets", "loss", "perplexity", "bits per byte")
+    if words:
+        table.add_column("word perplexity")
+    for name, ids in tokens.items():
+        score = score_split(
+            model,
+            ids,
+            overlap=params.evaluate.overlap,
+            batch_size=params.evaluate.batch_size,
+            autocast=nullcontext,
+            name=name,
+            block_size=max(1, min(model.config.block_size, len(ids) - 1)),
+        )
+        text_bytes = sum(len(tokenizer.token_bytes(n)) for n in ids[1:].tolist())
+        numbers = [score.loss, score.perplexity, score.bits_per_byte(text_bytes)]
+        numbers += [math.exp(score.nats / words)] if words else []
+        table.add_row(name, f"{score.targets:,}", *(f"{number:.4f}" for number in numbers))
+    Console().print(table)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except OSError as error:
+        raise CorpusError(f"{path}: {error.strerror}") from None
+
+
+def _before_training(best_val_loss: float) -> dict[str, float]:
+    """What the pretrained weights reached on the same val windows, beside the fine-tuned ones."""
+    run = json.loads((CHECKPOINTS / "run.json").read_text(encoding="utf-8"))
+    if "init_from" not in run:
+        return {}
+    initial = run["init_from"]["val_loss"]
+    return {
+        "initial_val_loss": initial,
+        "initial_val_perplexity": math.exp(initial),
+        "best_val_perplexity": math.exp(best_val_loss),
+    }
 
 
 def _training_facts(last: dict[str, Any], best: dict[str, Any]) -> dict[str, Any]:

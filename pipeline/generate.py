@@ -1,12 +1,26 @@
-"""Command generate: text from a trained checkpoint."""
+"""Command generate: text from a trained checkpoint, or any model that can be read."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from pipeline.errors import ParamsError
-from pipeline.params import load_params
+from pipeline.errors import ParamsError, UserError
+from pipeline.params import SampleParams, load_params
+from pipeline.storage import write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pipeline.evaluation.sampling import Draw, Strategy
+    from pipeline.evaluation.text import Piece
+
+    Writer = Callable[[str, Sequence[Draw]], Iterator[Piece]]
+
+BEST = "data/checkpoints/best.pt"
 
 
 def generate(
@@ -18,41 +32,168 @@ def generate(
         float | None, typer.Option(min=0.0, help="Below 1 is bolder; 0 takes the likeliest.")
     ] = None,
     top_k: Annotated[int | None, typer.Option(min=0, help="Likeliest tokens kept; 0: all.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="The same seed, the same text.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(max=1.0, help="Likeliest tokens that together reach it; 1: all.")
+    ] = None,
+    min_p: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Tokens at least so likely as the first.")
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Above 1: fewer of the tokens that were there.")
+    ] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token.")] = False,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="The same seed, the same text; sample 2 has seed + 1.")
+    ] = None,
     num_samples: Annotated[int | None, typer.Option(min=1, help="How many samples.")] = None,
-    checkpoint: Annotated[Path, typer.Option(help="The model.")] = Path("data/checkpoints/best.pt"),
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End before this text; can be given again.")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Several strategies on this prompt, side by side.")
+    ] = False,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", help="Ask for prompts until an empty line or Ctrl-D.")
+    ] = False,
+    output: Annotated[Path | None, typer.Option(help="Write the text here as well.")] = None,
+    checkpoint: Annotated[
+        str, typer.Option(help="The model: gpt2, gpt2-xl, ..., a file or a folder.")
+    ] = BEST,
 ) -> None:
-    """Draw text from a checkpoint; what is not given comes from `sample` in params.yaml.
+    """Draw text from a model; what is not given comes from `sample` in params.yaml.
 
-    Example: python -m pipeline generate --prompt "BIANCA:\\n" --num-samples 3
+    The text ends at <|endoftext|>, at a --stop, or after --max-new-tokens. The model sees the last
+    block_size tokens at most: when they are full, the older half goes.
+
+    Example: python -m pipeline generate --prompt "BIANCA:\\n" --top-p 0.9 --num-samples 3
     """
     params = load_params()
     asked = {
+        "prompt": None if prompt is None else prompt.replace("\\n", "\n"),
         "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
+        "temperature": 0.0 if greedy else temperature,
         "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
         "seed": seed,
         "num_samples": num_samples,
     }
     given = {name: value for name, value in asked.items() if value is not None}
-    settings = {**params.sample.model_dump(exclude={"prompt"}), **given}
-    text = params.sample.prompt if prompt is None else prompt.replace("\\n", "\n")
+    for option, value in (("top-p", top_p), ("repetition-penalty", repetition_penalty)):
+        if value is not None and value <= 0:
+            raise ParamsError(f"--{option}: found {value}; allowed: above 0")
+    sample = SampleParams.model_validate({**params.sample.model_dump(), **given})
 
     from pipeline.training import runtime as runtimes
 
     runtimes.prepare_process(params.train)
-    from pipeline.corpus import tokenizers
-    from pipeline.evaluation.sampling import generate as draw
-    from pipeline.training.checkpoint import load_checkpoint
+    from pipeline.evaluation.sampling import Draw
+    from pipeline.evaluation.text import prompt_ids, stream_text
+    from pipeline.model.pretrained import load_pretrained
 
-    model, loaded = load_checkpoint(checkpoint)
+    pretrained = load_pretrained(checkpoint)
+    model, tokenizer = pretrained.model, pretrained.load_tokenizer()
     runtime = runtimes.choose(params.train, model.config.block_size)
     model.to(runtime.device).set_attention(runtime.attention)
-    tokenizer = tokenizers.from_json(loaded["tokenizer"], str(checkpoint))
-    if tokenizer.vocab_size != model.config.vocab_size:
-        raise ParamsError(f"{checkpoint}: its tokenizer has another vocabulary than its model")
-    ids = tokenizer.encode(text).tolist() or [tokenizer.eot_id]
-    for number, new in enumerate(draw(model, ids, stop_id=tokenizer.eot_id, **settings), 1):
-        if settings["num_samples"] > 1:
-            print(f"--- sample {number} ---")
-        print(text + tokenizer.decode(new))
+    stops = [text.replace("\\n", "\n") for text in stop or ()]
+    errors = Console(stderr=True)
+
+    def write(text: str, draws: "Sequence[Draw]") -> "Iterator[Piece]":
+        length, most = len(prompt_ids(tokenizer, text)), model.config.block_size
+        if length > most:
+            errors.print(
+                f"note: the prompt has {length} tokens, the model sees {most}: "
+                f"it goes on from the last {max(1, most // 2)}",
+                highlight=False,
+            )
+        return stream_text(
+            model, tokenizer, text, draws, max_new_tokens=sample.max_new_tokens, stops=stops
+        )
+
+    strategy = _strategy(sample)
+    draws = [Draw(strategy, sample.seed + number) for number in range(sample.num_samples)]
+    written = ""
+    if interactive:
+        for text in _prompts():
+            written += _show(write, text, draws)
+    elif compare:
+        written = _compare(write, sample)
+    else:
+        written = _show(write, sample.prompt, draws)
+    if output is not None:
+        try:
+            write_text(output, written)
+        except OSError as error:
+            raise UserError(f"--output: {output}: {error.strerror}") from None
+
+
+def _strategy(sample: SampleParams) -> "Strategy":
+    from pipeline.evaluation.sampling import Strategy
+
+    names = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty"}
+    return Strategy(**sample.model_dump(include=names))
+
+
+def _prompts() -> "Iterator[str]":
+    while True:
+        try:
+            line = input("prompt> ")
+        except EOFError:
+            return
+        if not line:
+            return
+        yield line.replace("\\n", "\n")
+
+
+def _show(write: "Writer", prompt: str, draws: "Sequence[Draw]") -> str:
+    """Print a prompt's samples, the only one as it comes; returns what was printed."""
+    if len(draws) == 1:
+        parts = [prompt]
+        print(prompt, end="", flush=True)
+        for piece in write(prompt, draws):
+            parts.append(piece.text)
+            print(piece.text, end="", flush=True)
+        print()
+        return "".join([*parts, "\n"])
+    texts, shown = [prompt] * len(draws), ""
+    for piece in write(prompt, draws):
+        texts[piece.number] += piece.text
+        if piece.over:
+            heading = f"--- sample {piece.number + 1}, seed {draws[piece.number].seed} ---"
+            block = f"{heading}\n{texts[piece.number]}\n"
+            print(block, end="", flush=True)
+            shown += block
+    return shown
+
+
+def _compare(write: "Writer", sample: SampleParams) -> str:
+    """Print the same prompt and seed by several strategies, side by side."""
+    from pipeline.evaluation.sampling import Draw, Strategy
+
+    strategies = {
+        "as set": _strategy(sample),
+        "greedy": Strategy(temperature=0),
+        "temperature 0.7": Strategy(temperature=0.7),
+        "temperature 1": Strategy(),
+        "top-k 40": Strategy(top_k=40),
+        "top-p 0.9": Strategy(top_p=0.9),
+        "min-p 0.1": Strategy(min_p=0.1),
+        "greedy, penalty 1.3": Strategy(temperature=0, repetition_penalty=1.3),
+    }
+    texts = [sample.prompt] * len(strategies)
+    draws = [Draw(strategy, sample.seed) for strategy in strategies.values()]
+    for piece in write(sample.prompt, draws):
+        texts[piece.number] += piece.text
+    console = Console()
+    names, columns = list(strategies), max(1, console.width // 36)
+    for first in range(0, len(names), columns):
+        table = Table(expand=True)
+        for name in names[first : first + columns]:
+            table.add_column(name, ratio=1, overflow="fold")
+        table.add_row(*(Text(text) for text in texts[first : first + columns]))
+        console.print(table)
+    return "".join(
+        f"--- {name}, seed {sample.seed} ---\n{text}\n"
+        for name, text in zip(names, texts, strict=True)
+    )

@@ -34,6 +34,9 @@ SIZES = {
 }
 
 
+LR_FROM_SCRATCH, LR_FROM_PRETRAINED = 5e-3, 5e-5  # train.lr: auto
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -140,7 +143,16 @@ class TrainParams(Section):
     keep_interval: CountOrNone
     target_loss: Positive | None
     patience: CountOrNone
-    init_from: Literal["scratch"]
+    init_from: str = Field(min_length=1)
+    freeze_layers: CountOrNone
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rate_by_where_it_starts(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("lr") == "auto":
+            scratch = values.get("init_from") == "scratch"
+            return {**values, "lr": LR_FROM_SCRATCH if scratch else LR_FROM_PRETRAINED}
+        return values
 
     @model_validator(mode="after")
     def _rates_are_in_order(self) -> Self:
@@ -174,6 +186,9 @@ class SampleParams(Section):
     max_new_tokens: Count
     temperature: NotNegative
     top_k: CountOrNone
+    top_p: float = Field(gt=0, le=1)
+    min_p: float = Field(ge=0, le=1)
+    repetition_penalty: Positive
     seed: CountOrNone
     num_samples: Count
 
@@ -196,6 +211,15 @@ class Params(Section):
     evaluate: EvaluateParams
     sample: SampleParams
     report: ReportParams
+
+    @model_validator(mode="after")
+    def _frozen_layers_are_there(self) -> Self:
+        if self.train.freeze_layers > self.model.n_layer:
+            raise ValueError(
+                f"train.freeze_layers: found {self.train.freeze_layers}; "
+                f"allowed: 0 to model.n_layer ({self.model.n_layer})"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sequences_fit_the_context(self) -> Self:

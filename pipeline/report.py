@@ -23,11 +23,14 @@ def report(
     Example: `python -m pipeline report --check`
     """
     from pipeline.reporting.readme import README, differing, fill
+    from pipeline.reporting.results import changed_start
     from pipeline.reporting.stages import stale_inputs
     from pipeline.storage import write_bytes
 
     params = load_params()
     if stale := stale_inputs():
+        raise ReportError(stale)
+    if stale := changed_start():
         raise ReportError(stale)
     if not README.is_file():
         raise ReportError(f"{README}: not found; run from the project's top folder")

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -45,11 +45,12 @@ def train() -> None:
     runtimes.prepare_process(params.train)
 
     from pipeline.corpus import tokenizers
-    from pipeline.corpus.batches import Batches
+    from pipeline.corpus.batches import Batches, check_length
     from pipeline.corpus.token_file import load_split
     from pipeline.evaluation.perplexity import score_split
     from pipeline.evaluation.sampling import generate
     from pipeline.model.gpt import GPT, GPTConfig
+    from pipeline.model.pretrained import load_pretrained, start_from
     from pipeline.randomness import seed_for
     from pipeline.training.loop import Hooks, Interrupted, Outputs, Trainer, fit
     from pipeline.training.resume import ResumeState
@@ -57,6 +58,7 @@ def train() -> None:
     tokenizer = tokenizers.load(TOKENS / "tokenizer.json")
     train_tokens = load_split(TOKENS, "train").tokens
     val_tokens = load_split(TOKENS, "val").tokens
+    check_length(val_tokens, params.model.block_size, "val")
     runtime = runtimes.choose(params.train, params.model.block_size)
     fingerprint = runtime.fingerprint()
 
@@ -72,9 +74,19 @@ def train() -> None:
     )
     shape = params.model.model_dump(exclude={"size"})
     model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **shape))
-    model.initialise(seed_for(params.train.seed, "initialise"))
+    init_from: dict[str, Any] | None = None
+    if params.train.init_from == "scratch":
+        model.initialise(seed_for(params.train.seed, "initialise"))
+    else:
+        pretrained = load_pretrained(params.train.init_from)
+        model = start_from(model, pretrained, tokenizer)
+        init_from = pretrained.facts()
+    if params.train.freeze_layers:
+        model.freeze(params.train.freeze_layers)
     model.to(runtime.device)
-    trainer = Trainer(model, batches, params.train, runtime, tokenizer.to_json())
+    trainer = Trainer(
+        model, batches, params.train, runtime, tokenizer.to_json(), pretrained=init_from is not None
+    )
 
     def validate(model: GPT) -> float:
         return score_split(
@@ -106,6 +118,7 @@ def train() -> None:
             "data": sha256_file(TOKENS / "meta.json"),
             "code": _loaded_code(),
             "platform": fingerprint,
+            "init_from": init_from,
         }
     )
     resume = ResumeState(key)
@@ -143,6 +156,8 @@ def train() -> None:
         "stopped": trainer.stopped,
         "samples": trainer.samples,
     }
+    if init_from is not None:
+        facts["init_from"] = {**init_from, "val_loss": trainer.initial_loss}
     write_json(CHECKPOINTS / "run.json", facts)
     resume.remove()
     show.line(
@@ -152,11 +167,11 @@ def train() -> None:
 
 
 def _loaded_code() -> dict[str, str]:
-    """{module: sha256} of the project's code that this process has loaded."""
+    """{module: sha256} of the project's code that this process has loaded to train."""
     modules = {
         name: str(module.__file__)
         for name, module in sorted(sys.modules.items())
-        if name.split(".")[0] == "pipeline"
+        if name.split(".")[0] == "pipeline" and name != "pipeline.__main__"
     }
     return {name: sha256_file(Path(file)) for name, file in modules.items()}
 

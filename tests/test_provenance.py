@@ -69,7 +69,7 @@ def test_hashes_are_those_of_the_files(project: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda: edit("params.yaml", "lr: 5.0e-3", "lr: 6.0e-3"), {"parameters.train"}),
+        (lambda: edit("params.yaml", "lr: auto", "lr: 6.0e-3"), {"parameters.train"}),
         (lambda: edit("params.yaml", "errors: strict", "errors: replace"), {"parameters.corpus"}),
         (lambda: edit("code/train.py", "#", "##"), {"code.code/train.py", "stages.train"}),
         (
@@ -93,7 +93,7 @@ def test_a_change_shows_where_it_was_made_and_nowhere_else(
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("  lr: 5.0e-3 ", "  lr: 0.005  "), ("interval: 60", "interval: 61")]
+    ("old", "new"), [("  lr: auto ", "  lr: 0.005 "), ("interval: 60", "interval: 61")]
 )
 def test_spelling_and_what_cannot_change_a_result_leave_no_trace(
     project: Path, old: str, new: str

@@ -20,6 +20,15 @@ PADDING = -1  # a target that counts for nothing (model.gpt.IGNORE)
 RELEASE_AFTER = 16  # sequences; each brings up to half a megabyte of a mapped file into memory
 
 
+def check_length(tokens: TokenStream, block_size: int, name: str) -> None:
+    """Raise CorpusError where a split has no whole sequence of inputs and targets."""
+    if len(tokens) < block_size + 1:
+        raise CorpusError(
+            f"{name} split: found {len(tokens)} tokens; allowed: at least "
+            f"model.block_size + 1 ({block_size + 1})"
+        )
+
+
 class Batches:
     """Sequences of a token stream, drawn by step.
 
@@ -40,17 +49,13 @@ class Batches:
         sequences_per_step: int,
         order: str,
         seed: int,
-        name: str = "train",
         *,
         stride: int | None = None,
         max_seq_len: int | None = None,
         eot_id: int | None = None,
     ) -> None:
-        if order != "documents" and len(tokens) < block_size + 1:
-            raise CorpusError(
-                f"{name} split: found {len(tokens)} tokens; allowed: at least "
-                f"model.block_size + 1 ({block_size + 1})"
-            )
+        if order != "documents":
+            check_length(tokens, block_size, "train")
         self.tokens = tokens
         self.block_size = block_size
         self.sequences_per_step = sequences_per_step
@@ -66,7 +71,7 @@ class Batches:
             self._starts, self._lengths = _windows(bounds, longest, min(stride or longest, longest))
             self.blocks = len(self._starts)
             if not self.blocks:
-                raise CorpusError(f"{name} split: no document of two tokens or more")
+                raise CorpusError("train split: no document of two tokens or more")
         else:
             self._stride = stride or block_size
             self.blocks = (len(tokens) - 1 - block_size) // self._stride + 1

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from pipeline.corpus.batches import check_length
 from pipeline.corpus.token_stream import TokenStream
-from pipeline.errors import CorpusError
 from pipeline.model.gpt import GPT
 
 
@@ -71,19 +71,16 @@ def score_split(
     autocast: Callable[[], AbstractContextManager[Any]],
     name: str,
     most_windows: int = 0,
+    block_size: int | None = None,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Score:
     """Score a split; most_windows > 0 takes that many, evenly spaced, instead of all.
 
-    batch_size: windows in one forward pass. Raises CorpusError where the split is shorter than
-    block_size + 1 tokens.
+    batch_size: windows in one forward pass; block_size: their length, if not the model's. Raises
+    CorpusError where the split is shorter than block_size + 1 tokens.
     """
-    T = model.config.block_size
-    if len(tokens) < T + 1:
-        raise CorpusError(
-            f"{name} split: found {len(tokens)} tokens; allowed: at least "
-            f"model.block_size + 1 ({T + 1})"
-        )
+    T = block_size or model.config.block_size
+    check_length(tokens, T, name)
     plan = windows(len(tokens), T, overlap)
     if 0 < most_windows < len(plan):
         plan = [plan[i * len(plan) // most_windows] for i in range(most_windows)]

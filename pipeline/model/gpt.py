@@ -36,6 +36,7 @@ class GPTConfig:
     vocab_size: int
     dropout: float = 0.0
     bias: bool = True  # gpt2 only
+    gelu: str = "tanh"  # gpt2 only: tanh, as OpenAI computes it, or none, the exact one (nanoGPT)
 
 
 def rms_norm(x: Tensor) -> Tensor:
@@ -68,6 +69,21 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((x1 * cos + x2 * sin, x2 * cos - x1 * sin), dim=-1)
 
 
+class LayerCache:
+    """One layer's keys and values of the tokens read so far, (B, H, T, D)."""
+
+    def __init__(self, shape: tuple[int, int, int, int], like: Tensor) -> None:
+        self.k, self.v = (torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in "kv")
+        self.length = 0
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all tokens, with those of new ones added."""
+        start, self.length = self.length, self.length + k.size(2)
+        self.k[:, :, start : self.length] = k
+        self.v[:, :, start : self.length] = v
+        return self.k[:, :, : self.length], self.v[:, :, : self.length]
+
+
 class Attention(nn.Module):
     """Causal multi-head self-attention."""
 
@@ -80,20 +96,26 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=bias)
         self.kernel = "sdpa"
 
-    def forward(self, x: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor | None, sin: Tensor | None, cache: LayerCache | None
+    ) -> Tensor:
         B, T, C = x.shape
         q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).unbind(2)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
         if cos is not None and sin is not None:
             q, k = rms_norm(rotate(q, cos, sin)), rms_norm(rotate(k, cos, sin))
             q, k = q.to(v.dtype), k.to(v.dtype)
+        if cache is not None:  # many tokens into an empty cache, or one, which sees all before it
+            k, v = cache.extend(k, v)
         dropout = self.dropout if self.training else 0.0
         if self.kernel == "sdpa":
-            y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=T > 1)
         else:  # plain products: faster than fused kernels on a CPU for short contexts
             scores = q @ k.transpose(-2, -1) * (1.0 / math.sqrt(q.size(-1)))  # (B, H, T, T)
-            future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)
-            weights = scores.masked_fill(future, -torch.inf).softmax(dim=-1)
+            if T > 1:
+                future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)
+                scores = scores.masked_fill(future, -torch.inf)
+            weights = scores.softmax(dim=-1)
             y = F.dropout(weights, dropout).to(v.dtype) @ v  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))  # type: ignore[no-any-return]
 
@@ -101,14 +123,14 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.modern = config.architecture == "modern"
+        self.modern, self.gelu = config.architecture == "modern", config.gelu
         bias = config.bias and not self.modern
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=bias)
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.c_fc(x)  # (B, T, 4C)
-        x = F.relu(x).square() if self.modern else F.gelu(x, approximate="tanh")
+        x = F.relu(x).square() if self.modern else F.gelu(x, approximate=self.gelu)
         return self.c_proj(x)  # type: ignore[no-any-return]
 
 
@@ -122,9 +144,11 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor | None, sin: Tensor | None, cache: LayerCache | None
+    ) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        y = self.attn(self.ln_1(x) if self.ln_1 is not None else rms_norm(x), cos, sin)
+        y = self.attn(self.ln_1(x) if self.ln_1 is not None else rms_norm(x), cos, sin, cache)
         x = x + F.dropout(y, dropout)
         y = self.mlp(self.ln_2(x) if self.ln_2 is not None else rms_norm(x))
         return x + F.dropout(y, dropout)
@@ -148,6 +172,14 @@ class GPT(nn.Module):
             cos, sin = rotary_tables(config.n_embd // config.n_head, config.block_size)
             self.register_buffer("cos", cos, persistent=False)
             self.register_buffer("sin", sin, persistent=False)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str, device: str = "cpu") -> "GPT":
+        """A model of OpenAI's GPT-2 (`gpt2`, `gpt2-xl`, ...), a Hugging Face folder or a weights
+        file, in eval mode; see model/pretrained.py for what is read."""
+        from pipeline.model.pretrained import load_pretrained
+
+        return load_pretrained(name_or_path).model.to(device).eval()
 
     def initialise(self, seed: int) -> None:
         """Draw all weights from `seed` alone, as GPT-2 §2.3 or nanochat do."""
@@ -173,21 +205,39 @@ class GPT(nn.Module):
         for block in self.h:
             block.attn.kernel = kernel  # type: ignore[union-attr]
 
-    def features(self, idx: Tensor) -> Tensor:
-        """What the head reads, (B, T, C), for ids (B, T)."""
-        T = idx.size(1)
-        if T > self.config.block_size:
-            raise ValueError(f"{T} tokens are longer than block_size {self.config.block_size}")
+    def freeze(self, layers: int) -> None:
+        """Keep the embeddings and the first blocks as they are; a tied head is an embedding."""
+        for part in (self.wte, self.wpe, *self.h[:layers]):
+            if part is not None:
+                part.requires_grad_(False)
+
+    def new_cache(self, batch_size: int) -> list[LayerCache]:
+        """An empty cache, a part for each layer, for `features` to read and extend."""
+        config, weight = self.config, self.wte.weight
+        shape = (batch_size, config.n_head, config.block_size, config.n_embd // config.n_head)
+        return [LayerCache(shape, weight) for _ in self.h]
+
+    def features(self, idx: Tensor, cache: list[LayerCache] | None = None) -> Tensor:
+        """What the head reads, (B, T, C), for ids (B, T).
+
+        With a cache, ids are those that follow what it holds: any number into an empty one,
+        then one at a time.
+        """
+        start = cache[0].length if cache else 0
+        end = start + idx.size(1)
+        if end > self.config.block_size:
+            raise ValueError(f"{end} tokens are longer than block_size {self.config.block_size}")
+        assert start == 0 or idx.size(1) == 1
         x = self.wte(idx)  # (B, T, C)
         cos = sin = None
         if self.wpe is not None:
-            x = x + self.wpe(torch.arange(T, device=idx.device))
+            x = x + self.wpe(torch.arange(start, end, device=idx.device))
             x = F.dropout(x, self.config.dropout, self.training)
         else:
-            cos, sin = self.cos[:T], self.sin[:T]  # type: ignore[index]
+            cos, sin = self.cos[start:end], self.sin[start:end]  # type: ignore[index]
             x = rms_norm(x)
-        for block in self.h:
-            x = block(x, cos, sin)
+        for i, block in enumerate(self.h):
+            x = block(x, cos, sin, cache[i] if cache else None)
         return self.ln_f(x) if self.ln_f is not None else rms_norm(x)
 
     def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

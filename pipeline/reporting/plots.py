@@ -11,7 +11,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from pipeline.reporting.results import Results
 
@@ -87,17 +87,8 @@ def _loss(history: pd.DataFrame, train: dict[str, Any], smoothing: float) -> byt
     looks = history.dropna(subset=["val_loss"])
     axes.plot(looks["step"], looks["val_loss"], "o-", color=ORANGE, markersize=4, label="val")
     best_step, best = train["best_step"], train["best_val_loss"]
-    axes.plot(best_step, best, "*", color=GREEN, markersize=15, zorder=5)
-    on_the_left = best_step < history["step"].max() / 2
-    axes.annotate(
-        f"best val {best:.3f}\nat step {best_step:,}",
-        (best_step, best),
-        xytext=(8 if on_the_left else -8, 14),
-        textcoords="offset points",
-        ha="left" if on_the_left else "right",
-        color=GREEN,
-        fontweight="bold",
-    )
+    label = f"best val, {best:.3f} at step {best_step:,}"
+    axes.plot(best_step, best, "*", color=GREEN, markersize=15, zorder=5, label=label)
     _log_scale(axes)
     axes.legend(loc="upper right")
     return _png(figure)
@@ -192,7 +183,7 @@ def _log_scale(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(MaxNLocator(nbins=1))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _png(figure: Figure) -> bytes:

@@ -29,7 +29,9 @@ def provenance(results: Results, stages: Sequence[Stage], params: Params) -> dic
     sections = sorted({section for stage in stages for section in stage.params})
     checkpoints = sorted(path for path in CHECKPOINTS.iterdir() if path.is_file())
     values = params.model_dump()
+    start = results.run.get("init_from")
     return {
+        **({"init_from": start} if start else {}),
         "corpus": results.meta["corpus"],
         "tokens": {key: results.meta[key] for key in ("tokenizer", "format", "splits")},
         "parameters": {section: sha256_json(values[section]) for section in sections},

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.errors import ReportError
+from pipeline.storage import sha256_file
 
 META = Path("data/tokens/meta.json")
 STATISTICS = Path("data/tokens/statistics.json")
@@ -48,6 +49,18 @@ def read_results() -> Results:
         positions=_read_csv(POSITIONS),
         generated=_read_json(GENERATED),
     )
+
+
+def changed_start() -> str | None:
+    """One line where train.init_from names a file that no longer is what the run started from.
+
+    DVC sees this by itself for a file in data/init, but not for one elsewhere.
+    """
+    start = _read_json(RUN).get("init_from")
+    file = Path(start["file"]) if start and start["file"] else None
+    if start is None or file is None or not file.is_file() or sha256_file(file) == start["sha256"]:
+        return None
+    return f"{file} has changed since train started from it; run `dvc repro --force train`"
 
 
 def _read_json(path: Path) -> Any:

@@ -5,9 +5,9 @@ Every number comes from a file that a stage wrote, in the same digits everywhere
 
 import json
 import re
-from collections.abc import Sequence
 from typing import Any
 
+from pipeline.reporting.markdown import code, count, table
 from pipeline.reporting.plots import BASELINES
 from pipeline.reporting.results import Results
 from pipeline.training.samples import sample_heading, visible
@@ -60,12 +60,14 @@ def summary(results: Results) -> str:
     tokenizer, held_out = results.meta["tokenizer"], results.metrics[results.held_out]
     xz = results.metrics["baselines"]["xz_after_train"]["bits_per_byte"]
     return (
-        f"A `{model['architecture']}` model of {train['parameters'] / 1e6:.2f} M parameters "
-        f"({model['n_layer']} layers, {model['n_head']} heads, {model['n_embd']} wide, context "
-        f"{model['block_size']} tokens) on *{corpus['name']}* ({count(corpus['documents'])} "
-        f"documents, {corpus['bytes'] / 1e6:.2f} MB, `{tokenizer['kind']}` tokenizer of "
-        f"{count(tokenizer['vocab_size'])} tokens), trained for {count(train['steps'])} steps or "
-        f"{train['tokens'] / 1e6:.2f} M tokens.{STOPPED[results.run['stopped']]}\n\n"
+        f"A `{model['architecture']}` model of {count(train['parameters'])} parameters "
+        f"({count(model['n_layer'], 'layer')}, {count(model['n_head'], 'head')}, "
+        f"{model['n_embd']} wide, context {count(model['block_size'], 'token')}) on "
+        f"*{corpus['name']}* ({count(corpus['documents'], 'document')}, "
+        f"{corpus['bytes'] / 1e6:.2f} MB, `{tokenizer['kind']}` tokenizer of "
+        f"{count(tokenizer['vocab_size'])} tokens), "
+        f"trained for {count(train['steps'], 'step')} on {count(train['tokens'], 'token')}."
+        f"{STOPPED[results.run['stopped']]}\n\n"
         f"On the {results.held_out} text, which it has never seen, it reaches "
         f"**{held_out['bits_per_byte']:.3f} bits per byte** (perplexity "
         f"{held_out['perplexity']:.2f} a token); `xz -9`, given the train text first, needs "
@@ -98,6 +100,7 @@ def metrics(results: Results) -> str:
         ("best loss", f"{train['best_loss']:.4f} at step {count(train['best_loss_step'])}"),
         ("mean loss of the last 100 steps", f"{train['mean_loss_last_100']:.4f}"),
         ("best val loss", f"{train['best_val_loss']:.4f} at step {count(train['best_step'])}"),
+        *_before_training(train),
         ("steps", count(train["steps"])),
         ("tokens", count(train["tokens"])),
     ]
@@ -124,6 +127,19 @@ def metrics(results: Results) -> str:
             table(("training", "value"), training),
         )
     )
+
+
+def _before_training(train: dict[str, Any]) -> list[tuple[str, str]]:
+    """What pretrained weights reached on the same val windows, beside the fine-tuned ones."""
+    if "initial_val_loss" not in train:
+        return []
+    return [
+        ("val loss before training", f"{train['initial_val_loss']:.4f}"),
+        (
+            "val perplexity, before training and best",
+            f"{train['initial_val_perplexity']:.2f}, {train['best_val_perplexity']:.2f}",
+        ),
+    ]
 
 
 def logs(results: Results, reports: str) -> str:
@@ -174,6 +190,7 @@ def provenance_table(provenance: dict[str, Any], reports: str) -> str:
     rows = [
         (f"corpus: {corpus['name']}, {corpus['source']}", code(corpus["sha256"])),
         (f"tokenizer: {tokens['tokenizer']['kind']}", code(tokens["tokenizer"]["sha256"])),
+        *_start(provenance),
         *((f"tokens: {name}", code(s["sha256"])) for name, s in tokens["splits"].items()),
         *(
             (f"parameters: `{name}`", code(digest))
@@ -193,29 +210,13 @@ def provenance_table(provenance: dict[str, Any], reports: str) -> str:
     )
 
 
+def _start(provenance: dict[str, Any]) -> list[tuple[str, str]]:
+    start = provenance.get("init_from")
+    return [(f"weights to start from: {start['source']}", code(start["sha256"]))] if start else []
+
+
 def _weights(provenance: dict[str, Any]) -> list[tuple[str, str]]:
     return [item for item in provenance["checkpoints"].items() if item[0].endswith(".pt")]
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; a column that holds nothing but numbers stands right."""
-    numbers = [
-        all(re.fullmatch(r"[-+.,\de]*", row[column]) for row in rows)
-        for column in range(len(heads))
-    ]
-    rule = ["---:" if is_number else "---" for is_number in numbers]
-    lines = [[cell.replace("|", r"\|") for cell in row] for row in (heads, rule, *rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def code(value: object) -> str:
-    """A value in code type, on one line."""
-    return f"`{' '.join(str(value).replace('`', chr(39)).split())}`"
-
-
-def count(number: float) -> str:
-    """12345 -> 12,345"""
-    return f"{int(number):,}"
 
 
 def fenced(text: str) -> str:

@@ -38,7 +38,7 @@ def read_stages(path: Path = DVC_FILE) -> list[Stage]:
         Stage(
             name,
             tuple(dep for dep in stage.get("deps", ()) if dep.endswith(".py")),
-            tuple(stage.get("params", ())),
+            tuple(dict.fromkeys(key.split(".")[0] for key in stage.get("params", ()))),
         )
         for name, stage in stages.items()
     ]

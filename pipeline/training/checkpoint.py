@@ -2,12 +2,10 @@
 
 Keys: config (GPTConfig's fields), model_state_dict, step, loss (training, nats per token),
 best_loss (val, nats per token), learning_rate, history, tokenizer (its JSON); last.pt also has
-optimizer_state_dict. Files are read with `weights_only=True`: nothing in them is executed. The
-same values always give the same bytes.
+optimizer_state_dict. See model/tensor_file.py for how the file is read and written.
 """
 
-import pickle
-import zipfile
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,50 +14,11 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
-from pipeline.model.gpt import GPT, GPTConfig
-from pipeline.storage import atomic_writer
+from pipeline.model.gpt import GPT
+from pipeline.model.pretrained import build_model
+from pipeline.model.tensor_file import plain_copy, read_tensors
 
 KEYS = ("config", "model_state_dict", "step", "tokenizer")
-
-
-def plain_copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor with memory of its own, on the CPU: what makes equal values equal bytes.
-
-    A tied weight, which is one tensor under two names, stays one.
-    """
-    copies: dict[int, Tensor] = {}
-    for tensor in tensors.values():
-        if tensor.data_ptr() not in copies:
-            copies[tensor.data_ptr()] = tensor.detach().to("cpu", copy=True).contiguous()
-    return {name: copies[tensor.data_ptr()] for name, tensor in tensors.items()}
-
-
-def save_tensors(path: Path, payload: dict[str, Any]) -> None:
-    """Write a dict of tensors and plain values atomically."""
-    with atomic_writer(path) as file:
-        torch.save(payload, file)
-
-
-def read_tensors(path: Path, device: str = "cpu") -> dict[str, Any]:
-    """Read what save_tensors wrote; raises CheckpointError for anything else."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-        if broken:
-            raise CheckpointError(f"{path}: damaged: the checksum of {broken} does not agree")
-        payload = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: not found; `dvc repro` trains it") from None
-    except zipfile.BadZipFile as error:
-        raise CheckpointError(f"{path}: not a whole checkpoint: {error}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{path}: refused: holds more than tensors and plain values ({reason})"
-        ) from None
-    if not isinstance(payload, dict):
-        raise CheckpointError(f"{path}: found {type(payload).__name__}; allowed: a dict")
-    return payload
 
 
 def read_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
@@ -78,13 +37,14 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> tuple[GPT, dict[st
     """
     path = Path(path)
     checkpoint = read_checkpoint(path, device)
+    config, weights = checkpoint["config"], checkpoint["model_state_dict"]
+    if not isinstance(config, dict) or not isinstance(weights, dict):
+        raise CheckpointError(f"{path}: its config and its weights must each be a dict")
     try:
-        model = GPT(GPTConfig(**checkpoint["config"]))
-        model.load_state_dict(checkpoint["model_state_dict"])
-    except (TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: weights do not fit the config: {reason}") from None
-    return model.to(device).eval(), checkpoint
+        model = build_model(weights, config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return model.to(device), checkpoint
 
 
 def checkpoint_payload(
@@ -119,7 +79,8 @@ def optimizer_tensors(
         for optimizer in optimizers:
             if parameter in optimizer.state:
                 state = optimizer.state[parameter]
-                states[name] = plain_copy({key: state[key] for key in sorted(state)})
+                # interned, as pickle writes one string object twice in another way than two
+                states[name] = plain_copy({sys.intern(key): state[key] for key in sorted(state)})
     return states
 
 

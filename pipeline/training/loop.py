@@ -18,6 +18,7 @@ from torch import nn
 from pipeline.corpus.batches import Batches
 from pipeline.errors import TrainingError
 from pipeline.model.gpt import GPT
+from pipeline.model.tensor_file import plain_copy, save_tensors
 from pipeline.params import TrainParams
 from pipeline.randomness import seed_for
 from pipeline.storage import write_text
@@ -25,8 +26,6 @@ from pipeline.training.checkpoint import (
     checkpoint_payload,
     load_optimizer_tensors,
     optimizer_tensors,
-    plain_copy,
-    save_tensors,
 )
 from pipeline.training.history import History, Row
 from pipeline.training.optimizer import build_optimizers, set_lr
@@ -70,6 +69,8 @@ class Trainer:
     step: int = 0
     best_loss: float | None = None  # val
     best_step: int = 0
+    pretrained: bool = False  # then the val loss before the first step counts too
+    initial_loss: float | None = None  # it
     looks_without_better: int = 0
     stopped: str = ""  # max_steps, target_loss or patience, once the run is over
     samples: list[dict[str, Any]] = field(default_factory=list)
@@ -159,7 +160,7 @@ class Trainer:
                     )
                 self.history.losses.append(loss)
             self._pending.clear()
-        return self.history.losses[-1]
+        return self.history.losses[-1] if self.history.losses else math.nan
 
     def add_row(self) -> None:
         """Take this step into train.csv."""
@@ -193,6 +194,7 @@ class Trainer:
             "step": self.step,
             "best_loss": self.best_loss,
             "best_step": self.best_step,
+            "initial_loss": self.initial_loss,
             "looks_without_better": self.looks_without_better,
             "stopped": self.stopped,
             "samples": self.samples,
@@ -212,6 +214,7 @@ class Trainer:
             "step",
             "best_loss",
             "best_step",
+            "initial_loss",
             "looks_without_better",
             "stopped",
             "samples",
@@ -237,6 +240,9 @@ def fit(
     trainer.history.write_csv(outputs.train_csv)
     write_text(outputs.samples_txt, format_samples(trainer.samples))
     saved = time.monotonic()
+    if trainer.pretrained and trainer.step == 0:
+        _look_at_val(trainer, hooks, outputs)
+        trainer.initial_loss = trainer.val_loss
     while not trainer.stopped:
         trainer.train_step()
         last = trainer.step == params.max_steps
@@ -264,7 +270,7 @@ def fit(
         hooks.on_step(trainer)
         stop = hooks.stop_requested()
         if stop or time.monotonic() - saved >= save_interval:
-            names = [*trainer.kept, *(["best.pt"] if trainer.best_step else [])]
+            names = [*trainer.kept, *(["best.pt"] if trainer.best_loss is not None else [])]
             resume.save(trainer.step, trainer.state(), [outputs.checkpoints / n for n in names])
             saved = time.monotonic()
             if stop:

@@ -16,8 +16,8 @@ from typing import Any
 import filelock
 
 from pipeline.errors import CheckpointError, TrainingError
+from pipeline.model.tensor_file import read_tensors, save_tensors
 from pipeline.storage import sha256_file, write_json
-from pipeline.training.checkpoint import read_tensors, save_tensors
 
 KEPT_STATES = 2
 

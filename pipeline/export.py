@@ -1,0 +1,149 @@
+"""Command export: a model as Hugging Face, safetensors, or a Space that can be pushed."""
+
+import shutil
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.errors import UserError
+from pipeline.storage import sha256_file, write_json, write_text
+
+if TYPE_CHECKING:
+    from pipeline.model.pretrained import Pretrained
+
+BEST = "data/checkpoints/best.pt"
+PACKAGE = Path(__file__).parent
+
+
+class Form(str, Enum):
+    """What to write."""
+
+    hf = "hf"
+    safetensors = "safetensors"
+    space = "space"
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; new or empty.")],
+    to: Annotated[
+        Form, typer.Option(help="hf: for transformers; safetensors: weights alone; space: a demo.")
+    ] = Form.hf,
+    checkpoint: Annotated[
+        str, typer.Option(help="The model: gpt2, gpt2-xl, ..., a file or a folder.")
+    ] = BEST,
+) -> None:
+    """Write a model for use elsewhere.
+
+    hf: weights, config, tokenizer and model card, as AutoModelForCausalLM and AutoTokenizer open
+    them without a network. safetensors: weights alone, which init_from and generate read. space:
+    the demo page with the model in it, to push to a Hugging Face Space as it is.
+
+    Example: python -m pipeline export --to hf model/
+    """
+    from pipeline.model.pretrained import load_pretrained
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: found something there; allowed: a new or empty folder")
+    pretrained = load_pretrained(checkpoint)
+    try:
+        if to is Form.hf:
+            write_hf(folder, pretrained)
+        elif to is Form.safetensors:
+            write_safetensors(folder, pretrained)
+        else:
+            write_space(folder, pretrained)
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: {error.strerror or error}") from None
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"wrote {folder}: {pretrained.source} as {to.value}, {size / 1e6:.1f} MB")
+
+
+def write_safetensors(folder: Path, pretrained: "Pretrained") -> None:
+    """Weights under this project's names; settings and tokenizer are in the file's header."""
+    from pipeline.model.tensor_file import save_safetensors
+
+    model = pretrained.model
+    state = {name: tensor for name, tensor in model.state_dict().items() if not _tied(model, name)}
+    header = {"config": asdict(model.config), "tokenizer": pretrained.load_tokenizer().to_json()}
+    save_safetensors(folder / "model.safetensors", state, header)
+
+
+def _tied(model: Any, name: str) -> bool:
+    return name == "lm_head.weight" and model.lm_head.weight is model.wte.weight
+
+
+def write_hf(folder: Path, pretrained: "Pretrained") -> None:
+    """What AutoModelForCausalLM and AutoTokenizer open, and a model card."""
+    from pipeline.corpus.hf import to_hf_tokenizer_json
+    from pipeline.corpus.tokenizers import END_OF_TEXT
+    from pipeline.model.huggingface import hf_config, to_hf
+    from pipeline.model.pretrained import TOKENIZER_FILE
+    from pipeline.model.tensor_file import save_safetensors
+    from pipeline.reporting import card
+
+    model, tokenizer = pretrained.model, pretrained.load_tokenizer()
+    save_safetensors(folder / "model.safetensors", to_hf(model), {})
+    write_json(folder / "config.json", hf_config(model.config, tokenizer.eot_id))
+    write_json(folder / "tokenizer.json", to_hf_tokenizer_json(tokenizer))
+    tokenizer_config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": END_OF_TEXT,
+        "eos_token": END_OF_TEXT,
+        "unk_token": None,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": model.config.block_size,
+    }
+    write_json(folder / "tokenizer_config.json", tokenizer_config)
+    write_json(folder / TOKENIZER_FILE, tokenizer.to_json())
+    rows = card.facts(model.config, model.count_parameters(), tokenizer.kind)
+    sha256, origin = card.lineage(pretrained.sha256, pretrained.file.parent)
+    write_text(folder / "README.md", card.model_card(rows, origin, sha256))
+    kept = {"sha256": sha256, "exported_sha256": sha256_file(folder / "model.safetensors")}
+    write_json(folder / card.LINEAGE_FILE, {**kept, "origin": origin})
+
+
+SPACE_README = """---
+title: TraceGPT
+emoji: 🪶
+colorFrom: gray
+colorTo: indigo
+sdk: gradio
+sdk_version: {gradio}
+app_file: app.py
+pinned: false
+---
+
+# A GPT trained with TraceGPT, to try
+
+`app.py` serves the page; `model/` holds the weights and their card. Push this folder to a Space
+as it is, or run it here: `pip install -r requirements.txt && python app.py`.
+"""
+SPACE_APP = '''"""The page of this Space: the model in model/ on the page of pipeline/demo.py."""
+
+from pipeline.demo import build_page, launch_settings
+from pipeline.model.pretrained import load_pretrained
+
+demo = build_page(load_pretrained("model"))
+
+if __name__ == "__main__":
+    demo.launch(**launch_settings())
+'''
+SPACE_NEEDS = ("torch", "numpy", "tiktoken", "safetensors", "pydantic", "ruamel.yaml", "typer")
+
+
+def write_space(folder: Path, pretrained: "Pretrained") -> None:
+    """app.py, what it needs, and the model; nothing in it refers to this machine."""
+    from importlib.metadata import version
+
+    from pipeline.demo import gradio_version
+
+    write_hf(folder / "model", pretrained)
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+    shutil.copytree(PACKAGE, folder / "pipeline", ignore=ignored)
+    write_text(folder / "app.py", SPACE_APP)
+    needs = [f"{name}=={version(name).partition('+')[0]}" for name in SPACE_NEEDS]
+    write_text(folder / "requirements.txt", "\n".join(needs) + "\n")
+    write_text(folder / "README.md", SPACE_README.format(gradio=gradio_version()))

@@ -1,0 +1,175 @@
+"""This project's models under the names, layouts and settings of transformers, both ways.
+
+`gpt2` is GPT2LMHeadModel, whose Conv1D keeps a matrix as (in, out) where nn.Linear keeps
+(out, in); biases that a model lacks are zeros there. `modern` is NanoChatForCausalLM without
+soft-capping, whose queries, keys and values are three matrices.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import CheckpointError
+from pipeline.model.gpt import GPT, NORM_EPS, ROPE_BASE, GPTConfig
+
+CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+GELU = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}
+
+# what the weights do not tell, and what must be so for the function to be this project's
+GPT2_FIXED = {
+    "layer_norm_epsilon": NORM_EPS["gpt2"],
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+MODERN_FIXED = {
+    "rms_norm_eps": NORM_EPS["modern"],
+    "hidden_act": "relu2",
+    "attention_bias": False,
+    "tie_word_embeddings": False,
+    "final_logit_softcapping": None,
+}
+
+
+def hf_config(config: GPTConfig, eot_id: int) -> dict[str, Any]:
+    """The value of config.json."""
+    # NanoChat's embedding would give the padding's row no gradient, so there is none
+    ids = {"bos_token_id": eot_id, "eos_token_id": eot_id, "pad_token_id": None}
+    if config.architecture == "gpt2":
+        return {
+            "architectures": ["GPT2LMHeadModel"],
+            "model_type": "gpt2",
+            "vocab_size": config.vocab_size,
+            "n_positions": config.block_size,
+            "n_embd": config.n_embd,
+            "n_layer": config.n_layer,
+            "n_head": config.n_head,
+            "n_inner": None,
+            "activation_function": "gelu_new" if config.gelu == "tanh" else "gelu",
+            "resid_pdrop": config.dropout,
+            "embd_pdrop": config.dropout,
+            "attn_pdrop": config.dropout,
+            **GPT2_FIXED,
+            **ids,
+            "dtype": "float32",
+        }
+    return {
+        "architectures": ["NanoChatForCausalLM"],
+        "model_type": "nanochat",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.n_embd,
+        "intermediate_size": 4 * config.n_embd,
+        "num_hidden_layers": config.n_layer,
+        "num_attention_heads": config.n_head,
+        "num_key_value_heads": config.n_head,
+        "max_position_embeddings": config.block_size,
+        "attention_dropout": config.dropout,
+        "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_BASE},
+        **MODERN_FIXED,
+        **ids,
+        "dtype": "float32",
+    }
+
+
+def settings_of(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """GPTConfig's fields as a config.json states them; raises CheckpointError for another model."""
+    kind = values.get("model_type")
+    if kind == "gpt2":
+        _check(values, GPT2_FIXED, where)
+        width, inner = values.get("n_embd"), values.get("n_inner")
+        if inner is not None and (not isinstance(width, int) or inner != 4 * width):
+            raise CheckpointError(f"{where}: n_inner: found {inner!r}; allowed: null, or 4 n_embd")
+        activation = values.get("activation_function", "gelu_new")
+        if activation not in GELU:
+            allowed = ", ".join(GELU)
+            raise CheckpointError(
+                f"{where}: activation_function: found {activation!r}; allowed: {allowed}"
+            )
+        names = {"n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd"}
+        names |= {"block_size": "n_positions", "vocab_size": "vocab_size"}
+        stated = {ours: values[theirs] for ours, theirs in names.items() if theirs in values}
+        return {"architecture": "gpt2", "gelu": GELU[activation], **stated}
+    if kind == "nanochat":
+        _check(values, MODERN_FIXED, where, required=("final_logit_softcapping",))
+        rope = values.get("rope_parameters") or {}
+        if rope.get("rope_type", "default") != "default" or rope.get("rope_theta") != ROPE_BASE:
+            raise CheckpointError(
+                f"{where}: rope_parameters: found {rope}; allowed: default, rope_theta {ROPE_BASE}"
+            )
+        heads = values.get("num_attention_heads")
+        if values.get("num_key_value_heads", heads) not in (heads, None):
+            raise CheckpointError(f"{where}: num_key_value_heads: allowed: num_attention_heads")
+        names = {"n_layer": "num_hidden_layers", "n_head": "num_attention_heads"}
+        names |= {"n_embd": "hidden_size", "block_size": "max_position_embeddings"}
+        stated = {ours: values[theirs] for ours, theirs in names.items() if theirs in values}
+        return {"architecture": "modern", "vocab_size": values.get("vocab_size"), **stated}
+    raise CheckpointError(f"{where}: model_type: found {kind!r}; allowed: gpt2, nanochat")
+
+
+def _check(
+    values: Mapping[str, Any],
+    fixed: Mapping[str, Any],
+    where: str,
+    required: tuple[str, ...] = (),
+) -> None:
+    for key, allowed in fixed.items():
+        found = values.get(key, "nothing" if key in required else allowed)
+        if found != allowed:
+            raise CheckpointError(f"{where}: {key}: found {found!r}; allowed: {allowed!r}")
+
+
+def to_hf(model: GPT) -> dict[str, Tensor]:
+    """The model's weights under transformers' names, in its layouts."""
+    config, ours = model.config, model.state_dict()
+    theirs: dict[str, Tensor] = {}
+    if config.architecture == "gpt2":
+        for name, tensor in ours.items():
+            if name != "lm_head.weight":  # tied
+                layout = tensor.T if name.endswith(CONV1D) else tensor
+                theirs[f"transformer.{name}"] = layout
+                bias = name.removesuffix("weight") + "bias"
+                if not config.bias and (name.endswith(CONV1D) or ".ln_" in f".{name}"):
+                    theirs[f"transformer.{bias}"] = torch.zeros(tensor.size(0))
+        return theirs
+    theirs = {
+        "model.embed_tokens.weight": ours["wte.weight"],
+        "lm_head.weight": ours["lm_head.weight"],
+    }
+    for i in range(config.n_layer):
+        part = f"model.layers.{i}"
+        q, k, v = ours[f"h.{i}.attn.c_attn.weight"].chunk(3)
+        theirs |= {
+            f"{part}.self_attn.q_proj.weight": q,
+            f"{part}.self_attn.k_proj.weight": k,
+            f"{part}.self_attn.v_proj.weight": v,
+            f"{part}.self_attn.o_proj.weight": ours[f"h.{i}.attn.c_proj.weight"],
+            f"{part}.mlp.fc1.weight": ours[f"h.{i}.mlp.c_fc.weight"],
+            f"{part}.mlp.fc2.weight": ours[f"h.{i}.mlp.c_proj.weight"],
+        }
+    return theirs
+
+
+def from_hf(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under this project's names, from NanoChat's or GPT-2's, which stay where known."""
+    ours = dict(tensors)
+    if "model.embed_tokens.weight" in ours:
+        ours["wte.weight"] = ours.pop("model.embed_tokens.weight")
+    names = {"self_attn.o_proj": "attn.c_proj", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+    layer = 0
+    while f"model.layers.{layer}.self_attn.q_proj.weight" in ours:
+        part = f"model.layers.{layer}"
+        parts = [ours.pop(f"{part}.self_attn.{x}_proj.weight", None) for x in "qkv"]
+        ours[f"h.{layer}.attn.c_attn.weight"] = torch.cat([p for p in parts if p is not None])
+        for theirs, name in names.items():
+            if f"{part}.{theirs}.weight" in ours:
+                ours[f"h.{layer}.{name}.weight"] = ours.pop(f"{part}.{theirs}.weight")
+        layer += 1
+    first = ours.get("h.0.attn.c_attn.weight")
+    if first is not None and first.dim() == 2 and first.size(1) == 3 * first.size(0):  # Conv1D
+        for name in list(ours):
+            if name.endswith(CONV1D) and ours[name].dim() == 2:
+                ours[name] = ours[name].T
+    return ours

@@ -1,0 +1,303 @@
+"""Weights to start from, evaluate or draw text with: OpenAI's GPT-2, and files from elsewhere.
+
+What is read:
+
+    gpt2, gpt2-medium, gpt2-large, gpt2-xl   from the Hugging Face hub, kept in its cache
+    a folder         config.json and model.safetensors or pytorch_model.bin, GPT-2 or NanoChat
+    FILE.safetensors what `export --to safetensors` wrote, or GPT-2's tensors
+    any other FILE   best.pt and last.pt; {config, model_state_dict} of course projects; nanoGPT's
+                     ckpt.pt; a plain dict of GPT-2's tensors (pytorch_model.bin)
+
+A config.json beside a file counts for it. Where nothing states the heads, they are 64 wide, as in
+every GPT-2. Nothing in a file is executed; the first thing that does not fit is one line that
+names it. From nanoGPT come its GELU, which is the exact one, and the 50,257 tokens of GPT-2
+without the 47 that pad its vocabulary.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.corpus import tokenizers
+from pipeline.errors import CheckpointError, FetchError
+from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.model.huggingface import from_hf, settings_of
+from pipeline.model.tensor_file import read_safetensors, read_tensors
+from pipeline.params import SIZES
+from pipeline.storage import sha256_file
+
+TOKENIZER_FILE = "pipeline_tokenizer.json"  # this project's form, beside exported weights
+WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
+GPT2_VOCAB_SIZE = 50_257
+NANOGPT_VOCAB_SIZE = 50_304  # the same, padded to a multiple of 64
+
+# what torch.compile, data parallelism, transformers and nanoGPT put before a tensor's name
+_PREFIXES = ("_orig_mod.", "module.", "transformer.")
+_NO_WEIGHTS = re.compile(r"(h\.\d+\.attn\.(bias|masked_bias)|.*\.inv_freq)")  # masks and tables
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model that somebody trained, and where it comes from."""
+
+    model: GPT
+    source: str  # as it was asked for
+    file: Path  # that the weights were read from
+    sha256: str  # of that file
+    revision: str | None  # the hub's commit
+    tokenizer: dict[str, Any] | None  # its JSON, where the file or folder brings one
+
+    def facts(self) -> dict[str, Any]:
+        """What names the weights among a run's inputs."""
+        facts = {"source": self.source, "file": None, "sha256": self.sha256}
+        if self.revision is None:
+            facts["file"] = self.file.as_posix()
+        return {**facts, "revision": self.revision}
+
+    def load_tokenizer(self) -> tokenizers.Tokenizer:
+        """The tokenizer it was trained with; GPT-2's own where it brings none but fits."""
+        if self.tokenizer is not None:
+            tokenizer = tokenizers.from_json(self.tokenizer, self.source)
+        elif self.model.config.vocab_size == GPT2_VOCAB_SIZE:
+            from pipeline.corpus.ranks import gpt2_merges
+
+            tokenizer = tokenizers.gpt2_tokenizer(gpt2_merges())
+        else:
+            raise CheckpointError(
+                f"{self.source}: found no tokenizer, and {self.model.config.vocab_size} tokens; "
+                f"allowed: {TOKENIZER_FILE} beside it, or GPT-2's {GPT2_VOCAB_SIZE} tokens"
+            )
+        if tokenizer.vocab_size != self.model.config.vocab_size:
+            raise CheckpointError(
+                f"{self.source}: found a tokenizer of {tokenizer.vocab_size} tokens; allowed: the "
+                f"model's {self.model.config.vocab_size}"
+            )
+        return tokenizer
+
+
+def load_pretrained(name_or_path: str) -> Pretrained:
+    """Read weights by a GPT-2 size's name or by path, into fp32 on the CPU.
+
+    Raises CheckpointError for what is not there, is damaged, or does not fit; FetchError where the
+    hub cannot be reached.
+    """
+    revision = None
+    if name_or_path in SIZES:
+        path = _from_hub(name_or_path)
+        revision = path.parent.name
+    else:
+        path = _weights_file(Path(name_or_path))
+    tensors, settings, tokenizer = _read(path)
+    beside = path.parent / "config.json"
+    if not settings and revision is None and beside.is_file():
+        settings = settings_of(_read_json(beside), str(beside))
+    try:
+        model = build_model(tensors, settings)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if tokenizer is None and (path.parent / TOKENIZER_FILE).is_file():
+        tokenizer = _read_json(path.parent / TOKENIZER_FILE)
+    return Pretrained(model, name_or_path, path, sha256_file(path), revision, tokenizer)
+
+
+def start_from(model: GPT, pretrained: Pretrained, tokenizer: tokenizers.Tokenizer) -> GPT:
+    """The pretrained weights in the shape of `model`, whose context may be the shorter one.
+
+    tokenizer: what the model is to be trained with. Raises CheckpointError naming the first
+    setting of model.* that does not agree.
+    """
+    wanted, found, source = model.config, pretrained.model.config, pretrained.source
+    names = ["architecture", "n_layer", "n_head", "n_embd"]
+    names += ["bias"] if wanted.architecture == "gpt2" else []
+    for name in names:
+        if getattr(wanted, name) != getattr(found, name):
+            raise CheckpointError(
+                f"model.{name}: found {getattr(wanted, name)!r}; "
+                f"allowed with train.init_from: {source}: {getattr(found, name)!r}"
+            )
+    if wanted.block_size > found.block_size:
+        raise CheckpointError(
+            f"model.block_size: found {wanted.block_size}; "
+            f"allowed with train.init_from: {source}: up to {found.block_size}"
+        )
+    theirs = pretrained.load_tokenizer()
+    if theirs.sha256 != tokenizer.sha256:
+        raise CheckpointError(
+            f"train.init_from: {source} was trained with another tokenizer ({theirs.kind}, "
+            f"{theirs.vocab_size} tokens) than data/tokens has ({tokenizer.kind}, "
+            f"{tokenizer.vocab_size} tokens)"
+        )
+    started = GPT(replace(wanted, gelu=found.gelu))
+    state = pretrained.model.state_dict()
+    if "wpe.weight" in state:
+        state["wpe.weight"] = state["wpe.weight"][: wanted.block_size]
+    started.load_state_dict(state)
+    return started
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(f"openai-community/{name}", WEIGHTS_FILES[0]))
+    except (OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise FetchError(
+            f"{name}: not in the Hugging Face cache, and the hub cannot be reached: {reason}"
+        ) from None
+
+
+def _weights_file(path: Path) -> Path:
+    if not path.is_dir():
+        if not path.exists():
+            sizes = ", ".join(SIZES)
+            raise CheckpointError(f"{path}: not found; allowed: {sizes}, a file or a folder")
+        return path
+    for name in WEIGHTS_FILES:
+        if (path / name).is_file():
+            return path / name
+    raise CheckpointError(f"{path}: found no {' or '.join(WEIGHTS_FILES)}; allowed: one of them")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise CheckpointError(f"{path}: not JSON in UTF-8") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: found {type(value).__name__}; allowed: a JSON object")
+    return value
+
+
+def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Any], dict[str, Any] | None]:
+    """A file's tensors, the settings it states under GPTConfig's names, and its tokenizer."""
+    if path.suffix == ".safetensors":
+        tensors, beside = read_safetensors(path)
+        return tensors, _dict(beside.get("config")), _dict(beside.get("tokenizer")) or None
+    payload = read_tensors(path)
+    if "model_state_dict" in payload:
+        tensors, settings = payload["model_state_dict"], payload.get("config", {})
+    elif "model_args" in payload and "model" in payload:
+        tensors = payload["model"]
+        settings = payload["model_args"]
+        if isinstance(settings, dict):
+            settings = {**settings, "gelu": "none"}
+    elif all(isinstance(value, Tensor) for value in payload.values()):
+        tensors, settings = payload, {}
+    else:
+        keys = ", ".join(map(str, list(payload)[:8]))
+        raise CheckpointError(
+            f"{path}: found the keys {keys}; allowed: config and model_state_dict, nanoGPT's "
+            "model_args and model, or tensors alone"
+        )
+    if not isinstance(tensors, dict) or not isinstance(settings, dict):
+        raise CheckpointError(f"{path}: its config and its weights must each be a dict")
+    return tensors, settings, _dict(payload.get("tokenizer")) or None
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _renamed(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Floating-point tensors under this project's names."""
+    renamed: dict[str, Tensor] = {}
+    for full_name, tensor in tensors.items():
+        name = str(full_name)
+        for prefix in _PREFIXES:
+            name = name.removeprefix(prefix)
+        if not isinstance(tensor, Tensor):
+            raise CheckpointError(f"{name}: found {type(tensor).__name__}; allowed: a tensor")
+        if _NO_WEIGHTS.fullmatch(name):
+            continue
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{name}: found {tensor.dtype}; allowed: floating point")
+        renamed[name] = tensor.float()
+    return from_hf(renamed)
+
+
+def build_model(tensors: Mapping[str, Any], stated: dict[str, Any]) -> GPT:
+    """The model of these weights, in eval mode on the CPU, in fp32.
+
+    What `stated` says under GPTConfig's names must agree with them; raises CheckpointError.
+    """
+    state = _renamed(tensors)
+    config = _config(state, stated)
+    if config.architecture == "gpt2":
+        head = state.setdefault("lm_head.weight", state["wte.weight"])
+        if head is not state["wte.weight"] and not torch.equal(head, state["wte.weight"]):
+            raise CheckpointError("lm_head.weight: found other values; allowed: wte.weight's, tied")
+    with torch.device("meta"):  # takes no memory: a file must not make this process take any
+        wanted = GPT(config).state_dict()
+    for name, tensor in wanted.items():
+        if name not in state:
+            raise CheckpointError(f"{name}: found no such tensor; allowed: {_shape(tensor)}")
+        if state[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{name}: found shape {_shape(state[name])}; allowed: {_shape(tensor)}"
+            )
+    if unknown := sorted(set(state) - set(wanted)):
+        raise CheckpointError(f"{unknown[0]}: unknown tensor; known: {', '.join(wanted)[:200]}, …")
+    if config.vocab_size == NANOGPT_VOCAB_SIZE:
+        config = replace(config, vocab_size=GPT2_VOCAB_SIZE)
+        for name in ("wte.weight", "lm_head.weight"):
+            state[name] = state[name][:GPT2_VOCAB_SIZE]
+    model = GPT(config)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _config(state: dict[str, Tensor], stated: dict[str, Any]) -> GPTConfig:
+    """The settings, from the tensors where they tell, checked against what is stated."""
+    architecture = stated.get("architecture", "gpt2")
+    if architecture not in ("gpt2", "modern"):
+        raise CheckpointError(f"architecture: found {architecture!r}; allowed: gpt2, modern")
+    table = _matrix(state, "wte.weight")
+    blocks = {int(m[1]) for name in state if (m := re.match(r"h\.(\d+)\.", name))}
+    found: dict[str, Any] = {"n_layer": len(blocks), "n_embd": table.size(1)}
+    found["vocab_size"] = table.size(0)
+    if architecture == "gpt2":
+        found["block_size"] = _matrix(state, "wpe.weight").size(0)
+        found["bias"] = "ln_f.bias" in state
+    for name, value in found.items():
+        if stated.get(name) is not None and stated[name] != value:
+            raise CheckpointError(
+                f"{name}: its settings say {stated[name]!r}, its tensors have {value!r}"
+            )
+    if architecture == "modern":
+        found["bias"] = bool(stated.get("bias", False))  # it has none either way
+    found["n_head"] = stated.get("n_head", max(1, found["n_embd"] // 64))
+    found["block_size"] = found.get("block_size", stated.get("block_size"))
+    for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size"):
+        if type(found[name]) is not int or found[name] < 1:
+            raise CheckpointError(f"{name}: found {found[name]!r}; allowed: a number above 0")
+    if found["n_embd"] % found["n_head"]:
+        raise CheckpointError(
+            f"n_head: found {found['n_head']}; allowed: a divisor of n_embd ({found['n_embd']})"
+        )
+    gelu = stated.get("gelu", "tanh")
+    if gelu not in ("tanh", "none"):
+        raise CheckpointError(f"gelu: found {gelu!r}; allowed: tanh, none")
+    dropout = stated.get("dropout", 0.0)
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise CheckpointError(f"dropout: found {dropout!r}; allowed: 0 to below 1")
+    return GPTConfig(architecture=architecture, gelu=gelu, dropout=float(dropout), **found)
+
+
+def _matrix(state: dict[str, Tensor], name: str) -> Tensor:
+    if name not in state:
+        names = ", ".join(list(state)[:3]) or "none"
+        raise CheckpointError(f"{name}: found no such tensor, but {names}, …")
+    if state[name].dim() != 2:
+        raise CheckpointError(f"{name}: found shape {_shape(state[name])}; allowed: a matrix")
+    return state[name]
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"({', '.join(map(str, tensor.shape))})"

@@ -1,0 +1,114 @@
+"""The model card of an export: what it is, how good, where it comes from, how to load it.
+
+Metrics and lineage are those of reports/ where the exported weights are the ones that reports/ is
+about, by their hash; other weights get neither.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.reporting.markdown import code, count, table
+
+if TYPE_CHECKING:
+    from pipeline.model.gpt import GPTConfig
+
+LINEAGE_FILE = "lineage.json"
+
+
+def lineage(sha256: str, beside: Path) -> tuple[str, dict[str, Any] | None]:
+    """The weights' sha256, and {"metrics", "provenance"} of the run that made them, if known.
+
+    An export has both in lineage.json `beside` its weights, which have another form and so another
+    hash; else reports/ tells, where it is about these weights.
+    """
+    try:
+        kept = json.loads((beside / LINEAGE_FILE).read_text(encoding="utf-8"))
+        if kept["exported_sha256"] == sha256:
+            return kept["sha256"], kept["origin"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return sha256, _reported(sha256)
+
+
+def _reported(sha256: str) -> dict[str, Any] | None:
+    reports = Path("reports")
+    try:
+        provenance = json.loads((reports / "provenance.json").read_text(encoding="utf-8"))
+        metrics = json.loads((reports / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if sha256 not in provenance["checkpoints"].values():
+        return None
+    return {"metrics": metrics, "provenance": provenance}
+
+
+def facts(config: "GPTConfig", parameters: int, tokenizer_kind: str) -> list[tuple[str, str]]:
+    """The model in a few rows."""
+    values = asdict(config)
+    rows = [("architecture", values["architecture"]), ("parameters", count(parameters))]
+    rows += [(n, count(values[n])) for n in ("n_layer", "n_head", "n_embd", "block_size")]
+    return [*rows, ("tokenizer", f"{tokenizer_kind}, {count(values['vocab_size'])} tokens")]
+
+
+def origin_rows(origin: dict[str, Any] | None, source_sha256: str) -> list[tuple[str, str]]:
+    """What the weights were made from, by content."""
+    rows = [("weights", source_sha256)]
+    if origin is None:
+        return rows
+    provenance = origin["provenance"]
+    corpus = provenance["corpus"]
+    rows += [
+        (f"corpus: {corpus['name']}", corpus["sha256"]),
+        ("tokenizer", provenance["tokens"]["tokenizer"]["sha256"]),
+    ]
+    rows += [(f"parameters: {name}", digest) for name, digest in provenance["parameters"].items()]
+    rows += [(f"code of {name}", stage["code"]) for name, stage in provenance["stages"].items()]
+    return rows
+
+
+def score_rows(origin: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Loss, perplexity and bits per byte of each held-out split."""
+    metrics = origin["metrics"]
+    return [
+        (
+            split,
+            f"{metrics[split]['loss']:.4f}",
+            f"{metrics[split]['perplexity']:.2f}",
+            f"{metrics[split]['bits_per_byte']:.4f}",
+        )
+        for split in ("val", "test")
+        if split in metrics
+    ]
+
+
+def model_card(rows: list[tuple[str, str]], origin: dict[str, Any] | None, sha256: str) -> str:
+    """README.md of an exported folder."""
+    parts = [
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---",
+        "# A GPT trained with TraceGPT",
+        table(("model", "value"), rows),
+    ]
+    if origin is not None:
+        heads = ("split", "loss (nats per token)", "perplexity", "bits per byte")
+        parts += ["## Metrics", table(heads, score_rows(origin))]
+    else:
+        parts += ["## Metrics", "None are recorded: the weights are not those of a reported run."]
+    parts += [
+        "## Lineage",
+        "Everything by its content, as sha256:",
+        table(("made from", "sha256"), [(n, code(d)) for n, d in origin_rows(origin, sha256)]),
+        "## Use",
+        "```python\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'folder = "."  # this folder\n'
+        "model = AutoModelForCausalLM.from_pretrained(folder)\n"
+        "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+        'inputs = tokenizer("<|endoftext|>", return_tensors="pt")\n'
+        "output = model.generate(**inputs, max_new_tokens=100, do_sample=True)\n"
+        "print(tokenizer.decode(output[0]))\n"
+        "```",
+        "It was trained on documents separated by `<|endoftext|>`; a text of its own begins there.",
+    ]
+    return "\n\n".join(parts) + "\n"

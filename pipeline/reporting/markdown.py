@@ -1,0 +1,25 @@
+"""Small parts of Markdown: tables, code, numbers."""
+
+import re
+from collections.abc import Sequence
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; a column that holds nothing but numbers stands right."""
+    numbers = [
+        all(re.fullmatch(r"[-+.,\de]*", row[column]) for row in rows)
+        for column in range(len(heads))
+    ]
+    rule = ["---:" if is_number else "---" for is_number in numbers]
+    lines = [[cell.replace("|", r"\|") for cell in row] for row in (heads, rule, *rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def code(value: object) -> str:
+    """A value in code type, on one line."""
+    return f"`{' '.join(str(value).replace('`', chr(39)).split())}`"
+
+
+def count(number: float, thing: str = "") -> str:
+    """12345 -> 12,345; with a thing, 1 step or 2 steps."""
+    return f"{int(number):,} {thing}{'s' * (number != 1)}" if thing else f"{int(number):,}"

@@ -1,0 +1,52 @@
+"""Command trace: from a number in the README back to the text it came from."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from pipeline.reporting.lineage import Node
+
+
+def trace(
+    name: Annotated[
+        str, typer.Argument(help="A metric (val.perplexity), a figure (loss), train.csv, samples.")
+    ],
+    rev: Annotated[
+        str | None, typer.Option(help="A commit, tag, branch or experiment instead of the tree.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Print the lineage of a result down to the corpus, each line checked; 1 where one is wrong.
+
+    Example: python -m pipeline trace val.perplexity
+    """
+    from pipeline.reporting.lineage import Revision, WorkingTree, lineage
+
+    tree = WorkingTree() if rev is None else Revision(rev)
+    root = lineage(tree, name)
+    problems = root.problems()
+    if as_json:
+        print(json.dumps(root.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        Console(soft_wrap=True).print(_drawn(root))
+    if problems:
+        print(f"error: {len(problems)} wrong: {problems[0]}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _drawn(node: "Node") -> "Tree":
+    from rich.markup import escape
+    from rich.tree import Tree
+
+    text = escape(node.text)
+    drawn = Tree(f"[red]{text}: {escape(node.problem)}[/red]" if node.problem else text)
+    for child in node.children:
+        drawn.children.append(_drawn(child))
+    return drawn

@@ -1,0 +1,209 @@
+"""Command verify: is every result in the tree what its inputs make?"""
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+TOKENS = Path("data/tokens")
+CHECKPOINTS = Path("data/checkpoints")
+METRICS = Path("reports/metrics.json")
+RUN = Path("data/checkpoints/run.json")
+COMPARED = (
+    "README.md",
+    "dvc.lock",
+    "reports",
+    "data/checkpoints",
+    "data/evaluation",
+    "data/tokens",
+)
+
+# relative, of loss and bits per byte, where the numeric platform differs: ten times the spread
+# that the order of fp32 sums makes in evaluating, far below what another seed makes in training
+SAME_WEIGHTS_TOLERANCE = 1e-4
+RETRAINED_TOLERANCE = 2e-2
+
+
+def verify(
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Clone HEAD, run everything there, and compare.")
+    ] = False,
+) -> None:
+    """Check every result in the tree; 1 where one is not what its inputs make.
+
+    README against reports, reports and data against dvc.lock, code and parameters against
+    dvc.lock and the last commit, token files and checkpoints against their own checksums, and
+    the evaluation of best.pt computed again. With --rerun, training too.
+
+    Example: python -m pipeline verify --rerun
+    """
+    wrong: list[str] = []
+    checks = (
+        ("dvc.lock: code, parameters, data, results", _against_the_lock),
+        ("README and reports are what the results say", _against_the_results),
+        ("nothing uncommitted decides or holds a result", _against_the_commit),
+        ("corpus, tokens and checkpoints are whole", _files_are_whole),
+        ("best.pt evaluated again", _evaluated_again),
+    )
+    for title, check in checks:
+        problems = check()
+        print(f"{'WRONG' if problems else 'ok   '} {title}")
+        for problem in problems:
+            print(f"      {problem}")
+        wrong += problems
+    if rerun and not wrong:
+        print("running everything again in a clone of HEAD, this takes as long as the first time")
+        said, problems = _run_again()
+        print(f"{'WRONG' if problems else 'ok   '} {said}")
+        for problem in problems:
+            print(f"      {problem}")
+        wrong += problems
+    if wrong:
+        print(f"error: {len(wrong)} wrong, first: {wrong[0]}", file=sys.stderr)
+        raise typer.Exit(1)
+    print("every result is what its inputs make")
+
+
+def _against_the_lock() -> list[str]:
+    from pipeline.reporting.lineage import WorkingTree, check_params, check_path, read_lock
+
+    tree, problems = WorkingTree(), []
+    for stage, entry in read_lock(tree).items():
+        for each in (*entry.get("deps", []), *entry.get("outs", [])):
+            if problem := check_path(tree, each["path"], each["md5"]):
+                problems.append(f"{each['path']}: {problem} (stage {stage})")
+        for file, locked in entry.get("params", {}).items():
+            for key, problem in check_params(tree, file, locked).items():
+                problems.append(f"{file}: {key} {problem} (stage {stage})")
+    return list(dict.fromkeys(problems))
+
+
+def _against_the_results() -> list[str]:
+    return _command_fails("report", "--check")
+
+
+def _command_fails(*arguments: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *arguments], capture_output=True, text=True
+    )
+    lines = [line.removeprefix("error: ") for line in done.stderr.splitlines()]
+    return [] if done.returncode == 0 else lines[-1:] or [f"{arguments[0]} failed"]
+
+
+def _against_the_commit() -> list[str]:
+    from pipeline.reporting.lineage import WorkingTree, git, read_lock
+
+    paths = ["params.yaml", "dvc.yaml", "dvc.lock", "README.md", "reports"]
+    for entry in read_lock(WorkingTree()).values():
+        paths += [dep["path"] for dep in entry.get("deps", []) if dep["path"].endswith(".py")]
+    if not git("rev-parse", "--verify", "--quiet", "HEAD", check=False):
+        return ["there is no commit: `git add -A; git commit`"]
+    changed = git("status", "--porcelain", "-z", "--", *sorted(set(paths))).decode().split("\0")
+    return [f"{line[3:]}: differs from the last commit" for line in changed if line]
+
+
+def _files_are_whole() -> list[str]:
+    from pipeline.corpus.readers import open_corpus
+    from pipeline.corpus.token_file import verify_tokens
+    from pipeline.errors import UserError
+    from pipeline.training.checkpoint import read_checkpoint
+
+    problems = []
+    token_files = sorted([*TOKENS.glob("*.bin"), *TOKENS.glob("*.pt")])
+    checks: list[tuple[Callable[[Path], object], Path]] = [(open_corpus, Path("data/raw"))]
+    checks += [(verify_tokens, path) for path in token_files]
+    checks += [(read_checkpoint, path) for path in sorted(CHECKPOINTS.glob("*.pt"))]
+    for check, path in checks:
+        try:
+            check(path)
+        except UserError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _evaluated_again() -> list[str]:
+    """In a process of its own: what it computes with is set before torch starts."""
+    code = (
+        "import json; from pipeline.evaluate import compute; from pipeline.params import "
+        "load_params; print(json.dumps(compute(load_params())[0]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode:
+        return [
+            f"{CHECKPOINTS / 'best.pt'}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}"
+        ]
+    again = json.loads(done.stdout.splitlines()[-1])
+    written = json.loads(METRICS.read_text(encoding="utf-8"))
+    tolerance = 0.0 if _same_platform(Path()) else SAME_WEIGHTS_TOLERANCE
+    return [f"{METRICS}: {line}" for line in _differing(written, again, tolerance)]
+
+
+def _same_platform(other: Path) -> bool:
+    """Whether this machine computes as the run in `other` was computed."""
+    code = (
+        "import json; from pipeline.params import load_params; "
+        "from pipeline.training import runtime; params = load_params(); "
+        "runtime.prepare_process(params.train); "
+        "print(json.dumps(runtime.choose(params.train, params.model.block_size).fingerprint()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    recorded = json.loads((other / RUN).read_text(encoding="utf-8"))["runtime"]
+    return bool(json.loads(done.stdout.splitlines()[-1]) == recorded)
+
+
+def _differing(one: Any, other: Any, tolerance: float, name: str = "") -> list[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        lines = []
+        for key in sorted({*one, *other}):
+            inner = f"{name}.{key}" if name else key
+            lines += _differing(one.get(key), other.get(key), tolerance, inner)
+        return lines
+    numbers = isinstance(one, (int, float)) and isinstance(other, (int, float))
+    if one == other or (numbers and math.isclose(one, other, rel_tol=tolerance)):
+        return []
+    return [f"{name} is {one!r}, computed again {other!r}"]
+
+
+def _run_again() -> tuple[str, list[str]]:
+    """What was shown, and what differs, from a clone of HEAD run from the start."""
+    from pipeline.reporting.lineage import git
+
+    with tempfile.TemporaryDirectory(prefix="tracegpt-") as folder:
+        clone = Path(folder) / "clone"
+        top = git("rev-parse", "--show-toplevel").decode().strip()
+        git("clone", "--quiet", "--no-hardlinks", top, str(clone))
+        done = subprocess.run([sys.executable, "-m", "dvc", "repro", "--force"], cwd=clone)
+        if done.returncode:
+            return "dvc repro in the clone failed", [f"dvc repro exited with {done.returncode}"]
+        if _same_platform(clone):
+            ours, theirs = _contents(Path()), _contents(clone)
+            names = sorted({*ours, *theirs})
+            wrong = [f"{n}: differs" for n in names if ours.get(n) != theirs.get(n)]
+            return f"identical bytes: {len(names)} files, made again on the same platform", wrong
+        written = json.loads(METRICS.read_text(encoding="utf-8"))
+        again = json.loads((clone / METRICS).read_text(encoding="utf-8"))
+        held_out = [name for name in ("val", "test") if name in written]
+        ours, theirs = ({name: values[name] for name in held_out} for values in (written, again))
+        wrong = [f"{METRICS}: {line}" for line in _differing(ours, theirs, RETRAINED_TOLERANCE)]
+        return (
+            f"another platform: metrics within {RETRAINED_TOLERANCE:.0%}, bytes not compared",
+            wrong,
+        )
+
+
+def _contents(root: Path) -> dict[str, bytes]:
+    files = []
+    for name in COMPARED:
+        path = root / name
+        files += [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
+    return {
+        file.relative_to(root).as_posix(): file.read_bytes()
+        for file in files
+        if "benchmarks" not in file.parts
+    }

@@ -1,0 +1,105 @@
+"""A checkpoint holds what it promises, executes nothing, and equal values are equal bytes."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import GPT, load_checkpoint
+from pipeline.errors import CheckpointError
+from pipeline.model.gpt import GPTConfig
+from pipeline.training.checkpoint import checkpoint_payload, save_tensors
+
+
+def model(architecture: str = "gpt2") -> GPT:
+    gpt = GPT(GPTConfig(architecture, 1, 2, 8, 4, 11))
+    gpt.initialise(1)
+    return gpt
+
+
+def save(path: Path, gpt: GPT) -> None:
+    save_tensors(
+        path,
+        checkpoint_payload(
+            gpt, step=3, loss=1.5, best_loss=1.25, learning_rate=0.1, history={}, tokenizer={}
+        ),
+    )
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "modern"])
+def test_a_loaded_model_is_the_saved_one(tmp_path: Path, architecture: str) -> None:
+    gpt = model(architecture).eval()
+    save(tmp_path / "a.pt", gpt)
+    loaded, checkpoint = load_checkpoint(tmp_path / "a.pt")
+    assert not loaded.training
+    assert checkpoint["step"] == 3
+    x = torch.tensor([[1, 2, 3]])
+    assert torch.equal(loaded(x)[0], gpt(x)[0])
+
+
+def test_the_same_values_are_the_same_bytes_under_any_name(tmp_path: Path) -> None:
+    gpt = model()
+    save(tmp_path / "a.pt", gpt)
+    save(tmp_path / "another.pt", load_checkpoint(tmp_path / "a.pt")[0])
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "another.pt").read_bytes()
+
+
+def test_a_tied_weight_is_stored_once(tmp_path: Path) -> None:
+    save(tmp_path / "a.pt", model())
+    state = torch.load(tmp_path / "a.pt", weights_only=True)["model_state_dict"]
+    assert state["lm_head.weight"].data_ptr() == state["wte.weight"].data_ptr()
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_damage_is_found_at_every_place(tmp_path: Path) -> None:
+    save(tmp_path / "a.pt", model())
+    data = (tmp_path / "a.pt").read_bytes()
+    weights = model().state_dict()["h.0.mlp.c_fc.weight"].numpy().tobytes()
+    place = data.index(weights)
+    for at in range(place, place + len(weights), 37):
+        (tmp_path / "b.pt").write_bytes(data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :])
+        assert "damaged" in refused(tmp_path / "b.pt")
+    for length in range(0, len(data), 499):
+        (tmp_path / "b.pt").write_bytes(data[:length])
+        refused(tmp_path / "b.pt")
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("exploded",)
+
+
+def test_a_pickle_bomb_is_refused_unexecuted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"config": Bomb()}, tmp_path / "bomb.pt")
+    assert "refused" in refused(tmp_path / "bomb.pt")
+    (tmp_path / "old.pt").write_bytes(pickle.dumps(Bomb()))
+    refused(tmp_path / "old.pt")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_foreign_files_are_named(tmp_path: Path) -> None:
+    assert "not found" in refused(tmp_path / "none.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    assert "found list; allowed: a dict" in refused(tmp_path / "list.pt")
+    torch.save({"config": {}}, tmp_path / "half.pt")
+    assert "model_state_dict" in refused(tmp_path / "half.pt")
+
+
+def test_weights_of_another_shape_are_named(tmp_path: Path) -> None:
+    save(tmp_path / "a.pt", model())
+    payload = torch.load(tmp_path / "a.pt", weights_only=True)
+    payload["config"]["n_embd"] = 16
+    save_tensors(tmp_path / "b.pt", payload)
+    assert "weights do not fit the config" in refused(tmp_path / "b.pt")

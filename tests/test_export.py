@@ -1,0 +1,165 @@
+"""An export opens offline in transformers as the same model, and a Space runs from its folder."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fresh_project import contents
+
+from pipeline.__main__ import main
+from pipeline.corpus.tokenizers import Tokenizer, byte_tokenizer, char_tokenizer, train_bpe
+from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.model.tensor_file import save_tensors
+from pipeline.storage import sha256_file
+from pipeline.training.checkpoint import checkpoint_payload
+
+TEXT = "Shall I compare thee to a summer's day?\nThou art more lovely, and 12345 more! é 世界 🙂\n"
+TOKENIZERS = {
+    "bpe": train_bpe([TEXT] * 3, 300),
+    "char": char_tokenizer([TEXT]),
+    "byte": byte_tokenizer(),
+}
+
+
+def checkpoint(path: Path, architecture: str, tokenizer: Tokenizer) -> GPT:
+    """A best.pt of a tiny model with random weights."""
+    model = GPT(GPTConfig(architecture, 2, 4, 32, 64, tokenizer.vocab_size)).eval()
+    generator = torch.Generator().manual_seed(7)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=generator)
+    payload = checkpoint_payload(
+        model, step=1, loss=1.0, best_loss=1.0, learning_rate=0.1, history={},
+        tokenizer=tokenizer.to_json(),
+    )  # fmt: skip
+    save_tensors(path, payload)
+    return model
+
+
+def offline(script: str, *arguments: str, cwd: Path) -> str:
+    """Run Python with every hub switched off; returns what it prints."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(cwd / "empty")}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+LOAD = """
+import json, sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+ids = tokenizer(sys.argv[2])["input_ids"]
+inputs = tokenizer(sys.argv[2], return_tensors="pt")
+logits = model(inputs["input_ids"]).logits[0, -1].tolist()
+name, text, eos = type(model).__name__, tokenizer.decode(ids), tokenizer.eos_token_id
+print(json.dumps([name, ids, text, eos, logits]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "name"),
+    [("gpt2", "bpe", "GPT2LMHeadModel"), ("modern", "bpe", "NanoChatForCausalLM"),
+     pytest.param("modern", "char", "NanoChatForCausalLM", marks=pytest.mark.slow),
+     pytest.param("gpt2", "byte", "GPT2LMHeadModel", marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_transformers_opens_it_offline_by_its_auto_classes(
+    architecture: str, kind: str, name: str, tmp_path: Path
+) -> None:
+    tokenizer, text = TOKENIZERS[kind], TEXT[:40]
+    model = checkpoint(tmp_path / "best.pt", architecture, tokenizer)
+    assert main(["export", "out", "--checkpoint", "best.pt"]) == 2  # not where it was made
+    assert main(["export", str(tmp_path / "o"), "--checkpoint", str(tmp_path / "best.pt")]) == 0
+    opened, ids, decoded, eos, logits = json.loads(
+        offline(LOAD, str(tmp_path / "o"), text, cwd=tmp_path)
+    )
+    assert opened == name
+    assert ids == tokenizer.encode(text).tolist()
+    assert decoded == text
+    assert eos == tokenizer.eot_id
+    ours = model(torch.tensor([ids]))[0][0, -1]
+    torch.testing.assert_close(torch.tensor(logits), ours, rtol=1e-5, atol=1e-5)
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "best.pt", "modern", TOKENIZERS["bpe"])
+    for name in ("one", "two"):
+        arguments = [str(tmp_path / name), "--checkpoint", str(tmp_path / "best.pt")]
+        assert main(["export", *arguments]) == 0
+    one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
+    assert [*one.values()] == [*two.values()]
+
+
+def test_a_folder_with_something_in_it_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    assert main(["export", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path}: found something there; allowed: a new or empty folder\n"
+    )
+    assert list(tmp_path.iterdir()) == [tmp_path / "mine.txt"]
+
+
+def test_the_card_has_metrics_and_lineage_of_the_weights_that_reports_is_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finished_run import META, metrics
+
+    monkeypatch.chdir(tmp_path)
+    checkpoint(tmp_path / "best.pt", "modern", TOKENIZERS["bpe"])
+    provenance = {
+        "corpus": META["corpus"],
+        "tokens": {"tokenizer": META["tokenizer"]},
+        "parameters": {"train": "ab" * 32},
+        "stages": {"train": {"code": "cd" * 32}},
+        "checkpoints": {"best.pt": sha256_file(tmp_path / "best.pt")},
+    }
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports/provenance.json").write_text(json.dumps(provenance))
+    (tmp_path / "reports/metrics.json").write_text(json.dumps(metrics()))
+    assert main(["export", "out", "--checkpoint", "best.pt"]) == 0
+    card = Path("out/README.md").read_text()
+    assert "| test | 3.4502 | 31.51 | 1.8312 |" in card
+    for digest in (provenance["checkpoints"]["best.pt"], "ab" * 32, "cd" * 32):
+        assert digest in card
+    assert main(["export", "again", "--checkpoint", "out"]) == 0  # an export keeps its lineage
+    assert Path("again/README.md").read_text() == card
+
+    checkpoint(tmp_path / "other.pt", "gpt2", TOKENIZERS["bpe"])
+    assert main(["export", "other", "--checkpoint", "other.pt"]) == 0
+    assert "None are recorded" in Path("other/README.md").read_text()
+
+
+SPACE = """
+import app
+from pathlib import Path
+import pipeline
+assert Path(pipeline.__file__).parent == Path("pipeline").absolute()
+print([component.label for component in app.demo.blocks.values() if getattr(component, "label", 0)])
+"""
+
+
+@pytest.mark.slow
+def test_a_space_builds_its_page_from_its_own_folder(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="needs the extra demo")
+    checkpoint(tmp_path / "best.pt", "modern", TOKENIZERS["bpe"])
+    space = tmp_path / "space"
+    arguments = ["--to", "space", str(space), "--checkpoint", str(tmp_path / "best.pt")]
+    assert main(["export", *arguments]) == 0
+    assert "'Prompt'" in offline(SPACE, cwd=space)
+    front = (space / "README.md").read_text().split("---")[1]
+    assert "sdk: gradio\n" in front
+    assert "app_file: app.py\n" in front
+    everything = b"".join(contents(space).values())
+    assert str(tmp_path).encode() not in everything
+    assert str(Path(__file__).parent.parent).encode() not in everything

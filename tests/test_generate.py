@@ -1,0 +1,126 @@
+"""The command draws what its options say, from any model that can be read, and says in a line what
+it cannot."""
+
+import io
+from pathlib import Path
+
+import pytest
+from fresh_project import enter_project
+from test_export import TOKENIZERS, checkpoint
+
+from pipeline.__main__ import main
+from pipeline.evaluation.sampling import generate
+from pipeline.model.gpt import GPT
+
+TOKENIZER = TOKENIZERS["bpe"]
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GPT:
+    """best.pt of a project, with random weights."""
+    enter_project(tmp_path, monkeypatch)
+    monkeypatch.setattr("pipeline.training.runtime.prepare_process", lambda params: None)
+    (tmp_path / "data/checkpoints").mkdir(parents=True)
+    return checkpoint(tmp_path / "data/checkpoints/best.pt", "modern", TOKENIZER)
+
+
+@pytest.fixture
+def shown(capsys: pytest.CaptureFixture[str]) -> pytest.CaptureFixture[str]:
+    return capsys
+
+
+def draw(*arguments: str) -> int:
+    return main(["generate", "--max-new-tokens", "12", *arguments])
+
+
+def drawn(model: GPT, prompt: str, seed: int, **changes: float) -> str:
+    settings = {"max_new_tokens": 12, "temperature": 0.8, "top_k": 50, **changes}
+    ids = TOKENIZER.encode(prompt).tolist() or [TOKENIZER.eot_id]
+    (new,) = generate(model, ids, seed=seed, stop_id=TOKENIZER.eot_id, **settings)
+    return prompt + TOKENIZER.decode(new)
+
+
+def test_options_take_the_place_of_settings(model: GPT, shown: pytest.CaptureFixture[str]) -> None:
+    assert draw("--prompt", "Shall\\nI", "--seed", "5", "--top-p", "0.7", "--num-samples", "1") == 0
+    assert shown.readouterr().out == drawn(model, "Shall\nI", 5, top_p=0.7) + "\n"
+
+
+def test_an_empty_prompt_starts_from_end_of_text(
+    model: GPT, shown: pytest.CaptureFixture[str]
+) -> None:
+    assert draw("--prompt", "", "--greedy", "--num-samples", "1") == 0
+    assert shown.readouterr().out == drawn(model, "", 0, temperature=0.0) + "\n"
+
+
+def test_each_of_several_samples_can_be_drawn_again_by_its_seed(
+    model: GPT, shown: pytest.CaptureFixture[str]
+) -> None:
+    assert draw("--prompt", "I", "--seed", "7", "--num-samples", "3") == 0
+    blocks = [
+        f"--- sample {n + 1}, seed {7 + n} ---\n{drawn(model, 'I', 7 + n)}\n" for n in (0, 1, 2)
+    ]
+    assert shown.readouterr().out == "".join(blocks)
+
+
+def test_text_ends_before_a_stop_string(model: GPT, shown: pytest.CaptureFixture[str]) -> None:
+    whole = drawn(model, "I", 1337)
+    stop = whole[6]
+    assert draw("--prompt", "I", "--num-samples", "1", "--stop", stop) == 0
+    assert shown.readouterr().out == "I" + whole[1:].partition(stop)[0] + "\n"
+
+
+def test_output_holds_what_is_shown(model: GPT, shown: pytest.CaptureFixture[str]) -> None:
+    assert draw("--prompt", "I", "--output", "texts/out.txt") == 0
+    assert Path("texts/out.txt").read_bytes().decode() == shown.readouterr().out
+
+
+def test_compare_shows_every_strategy_on_one_prompt(
+    model: GPT, shown: pytest.CaptureFixture[str]
+) -> None:
+    assert draw("--prompt", "I", "--compare", "--output", "out.txt") == 0
+    written, table = Path("out.txt").read_bytes().decode(), shown.readouterr().out
+    for name in ("greedy", "temperature 0.7", "top-k 40", "top-p 0.9", "min-p 0.1"):
+        assert f"--- {name}, seed 1337 ---\nI" in written
+        assert name in table
+    greedy = drawn(model, "I", 0, temperature=0.0, top_k=0)
+    assert f"--- greedy, seed 1337 ---\n{greedy}\n" in written
+
+
+def test_interactive_asks_until_an_empty_line(
+    model: GPT, shown: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("Shall\nThou\n\nnever read\n"))
+    assert draw("--interactive", "--num-samples", "1", "--output", "out.txt") == 0
+    texts = [drawn(model, prompt, 1337) for prompt in ("Shall", "Thou")]
+    assert shown.readouterr().out == "".join(f"prompt> {text}\n" for text in texts) + "prompt> "
+    assert Path("out.txt").read_bytes().decode() == "".join(f"{text}\n" for text in texts)
+
+
+def test_a_prompt_longer_than_the_context_is_said(
+    model: GPT, shown: pytest.CaptureFixture[str]
+) -> None:
+    assert draw("--prompt", "x" * 200, "--num-samples", "1") == 0
+    error = shown.readouterr().err
+    assert "the model sees 64: it goes on from the last 32" in " ".join(error.split())
+
+
+def test_any_model_that_can_be_read_will_do(model: GPT, shown: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "out"]) == 0
+    shown.readouterr()
+    assert draw("--checkpoint", "out", "--prompt", "I", "--num-samples", "1") == 0
+    assert shown.readouterr().out == drawn(model, "I", 1337) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--top-p", "0"), "--top-p: found 0.0; allowed: above 0"),
+        (("--repetition-penalty", "-1"), "--repetition-penalty: found -1.0; allowed: above 0"),
+        (("--checkpoint", "none.pt"), "none.pt: not found; allowed: gpt2, gpt2-medium"),
+    ],
+)
+def test_mistakes_are_one_line(
+    model: GPT, arguments: tuple[str, ...], line: str, shown: pytest.CaptureFixture[str]
+) -> None:
+    assert draw(*arguments) == 2
+    assert shown.readouterr().err.startswith(f"error: {line}")

@@ -1,0 +1,156 @@
+"""The loop: accumulation is one large batch, looking changes nothing, stops are clean."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.corpus.batches import Batches
+from pipeline.errors import TrainingError
+from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.params import TrainParams, load_params
+from pipeline.training.loop import Hooks, Outputs, Trainer, fit
+from pipeline.training.resume import ResumeState
+from pipeline.training.runtime import Runtime
+
+SHIPPED = load_params(Path(__file__).parent.parent / "params.yaml").train
+TOKENS = np.random.Generator(np.random.PCG64(1)).integers(0, 31, 500).astype(np.uint16)
+
+
+def settings(**changes: object) -> TrainParams:
+    small = {
+        "max_steps": 12, "micro_batch_size": 4, "grad_accum_steps": 1, "warmup_steps": 2,
+        "eval_interval": 4, "sample_interval": 0, "log_interval": 1, "keep_interval": 0,
+    }  # fmt: skip
+    return TrainParams.model_validate({**SHIPPED.model_dump(), **small, **changes})
+
+
+def run(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    validate: Callable[[GPT], float] | None = None,
+    dropout: float = 0.0,
+    **changes: object,
+) -> Trainer:
+    folder.mkdir(exist_ok=True)
+    monkeypatch.setenv("DVC_ROOT", str(folder))
+    params = settings(**changes)
+    sequences = params.micro_batch_size * params.grad_accum_steps
+    model = GPT(GPTConfig("modern", 1, 2, 16, 8, 31, dropout))
+    model.initialise(1)
+    trainer = Trainer(
+        model,
+        Batches(TOKENS, 8, sequences, params.batch_order, params.seed),
+        params,
+        Runtime("cpu", "fp32", "matmul", False, 1, "native"),
+        {},
+    )
+    looks = iter(range(100, 0, -1))
+    hooks = Hooks(
+        validate or (lambda model: float(next(looks))),
+        lambda model, step: f"text {step}",
+        lambda trainer: None,
+        lambda line: None,
+        lambda: False,
+    )
+    outputs = Outputs(folder, folder / "train.csv", folder / "samples.txt")
+    fit(trainer, hooks, outputs, ResumeState("key"), 1e9)
+    return trainer
+
+
+def weights(trainer: Trainer) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+
+
+def test_accumulation_equals_one_large_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = run(tmp_path / "a", monkeypatch, micro_batch_size=8, optimizer="adamw")
+    small = run(
+        tmp_path / "b", monkeypatch, micro_batch_size=2, grad_accum_steps=4, optimizer="adamw"
+    )
+    torch.testing.assert_close(
+        torch.tensor(small.history.losses), torch.tensor(large.history.losses), rtol=1e-5, atol=0
+    )
+    torch.testing.assert_close(weights(small), weights(large), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_looking_and_sampling_more_often_changes_no_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: float
+) -> None:
+    rarely = run(tmp_path / "a", monkeypatch, dropout=dropout, eval_interval=12)
+    often = run(
+        tmp_path / "b", monkeypatch, dropout=dropout, eval_interval=1, sample_interval=1,
+        keep_interval=1, log_interval=3,
+    )  # fmt: skip
+    assert torch.equal(weights(rarely), weights(often))
+    assert rarely.history.losses == often.history.losses
+
+
+def test_the_loss_falls_and_the_csv_holds_every_digit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = run(tmp_path, monkeypatch, max_steps=60)
+    assert trainer.history.losses[-1] < trainer.history.losses[0] - 0.1
+    lines = (tmp_path / "train.csv").read_text().splitlines()
+    assert lines[0] == "step,tokens,lr,loss,grad_norm,val_loss"
+    assert [float(line.split(",")[3]) for line in lines[1:]] == trainer.history.losses
+    assert [line.split(",")[1] for line in lines[1:4]] == ["32", "64", "96"]
+    looked = [line.split(",")[0] for line in lines[1:] if line.split(",")[5]]
+    assert looked == [str(step) for step in range(4, 61, 4)]
+
+
+def test_best_is_the_lowest_val_loss_and_kept_checkpoints_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([3.0, 1.0, 2.0])
+    run(tmp_path, monkeypatch, validate=lambda model: next(losses), keep_interval=5)
+    best = torch.load(tmp_path / "best.pt", weights_only=True)
+    last = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert (best["step"], best["best_loss"]) == (8, 1.0)
+    assert (last["step"], last["best_loss"]) == (12, 1.0)
+    assert "optimizer_state_dict" in last
+    assert "optimizer_state_dict" not in best
+    assert sorted(path.name for path in tmp_path.glob("step-*.pt")) == ["step-10.pt", "step-5.pt"]
+
+
+def test_patience_stops_after_so_many_looks_without_a_better_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([1.0, 2.0, 2.0, 2.0])
+    trainer = run(
+        tmp_path, monkeypatch, validate=lambda model: next(losses), eval_interval=1, patience=2
+    )
+    assert (trainer.step, trainer.stopped, trainer.best_step) == (3, "patience", 1)
+
+
+def test_the_target_stops_the_run_with_a_last_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = run(tmp_path / "a", monkeypatch, max_steps=60)
+    target = full.history.losses[29]
+    trainer = run(tmp_path / "b", monkeypatch, max_steps=60, target_loss=target)
+    first = next(step for step, loss in enumerate(full.history.losses, 1) if loss <= target)
+    assert (trainer.step, trainer.stopped) == (first, "target_loss")
+    assert trainer.history.rows[-1].val_loss is not None
+    assert (tmp_path / "b" / "last.pt").is_file()
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+
+    def poison(model: GPT) -> float:
+        looks.append(1)
+        if len(looks) == 2:
+            model.lm_head.weight.data.fill_(torch.nan)
+        return float(len(looks))
+
+    with pytest.raises(TrainingError, match=r"loss is nan at step \d+; .*step 4"):
+        run(tmp_path, monkeypatch, validate=poison)
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["step"] == 4
+    assert not (tmp_path / "last.pt").exists()

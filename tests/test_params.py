@@ -1,0 +1,90 @@
+"""params.yaml is checked as a whole, and a mistake in it is one line that helps."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ParamsError
+from pipeline.params import SIZES, load_params
+
+SHIPPED = Path(__file__).parent.parent / "params.yaml"
+
+
+def edited(folder: Path, before: str, after: str) -> Path:
+    text = SHIPPED.read_text(encoding="utf-8")
+    assert before in text
+    path = folder / "params.yaml"
+    path.write_text(text.replace(before, after, 1), encoding="utf-8")
+    return path
+
+
+def value_of(key: str) -> str:
+    lines = SHIPPED.read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if line.startswith(f"  {key}:")).split("#")[0].rstrip()
+
+
+def test_the_shipped_file_is_valid() -> None:
+    load_params(SHIPPED)
+
+
+def test_every_key_of_the_shipped_file_has_a_comment() -> None:
+    for line in SHIPPED.read_text(encoding="utf-8").splitlines():
+        if line.startswith("  "):
+            assert "  # " in line, line
+
+
+@pytest.mark.parametrize(("text", "number"), [("1e-4", 1e-4), ("6e-05", 6e-5), ("1", 1.0)])
+def test_yaml_1_2_numbers_are_numbers(tmp_path: Path, text: str, number: float) -> None:
+    path = edited(tmp_path, value_of("lr"), f"  lr: {text}")
+    assert load_params(path).train.lr == number
+
+
+@pytest.mark.parametrize(
+    ("key", "after", "line"),
+    [
+        ("lr", "lr: fast", "train.lr: found 'fast'; allowed: a valid number"),
+        ("lr", "lr: '1e-4'", "train.lr: found '1e-4'; allowed: a valid number"),
+        ("lr", "lr: -1", "train.lr: found -1; allowed: greater than 0"),
+        ("lr", "lr: .inf", "train.lr: found inf; allowed: a finite number"),
+        ("lr", "lrr: 1", "train.lrr: unknown parameter; did you mean lr?"),
+        ("max_steps", "max_steps: 1e3", "train.max_steps: found 1000.0; allowed: a valid integer"),
+        ("bias", "bias: no", "model.bias: found 'no'; allowed: a valid boolean"),
+        ("n_head", "n_head: 5", "model.n_head: found 5; allowed: a divisor of n_embd"),
+        ("tokenizer", "tokenizer: bp", "prepare.tokenizer: found 'bp'; allowed: 'gpt2'"),
+        ("threads", "threads: 0", "train.threads: found 0; allowed: 'auto' or greater"),
+        ("val_fraction", "val_fraction: 0.96", "val_fraction + test_fraction below 1"),
+        ("min_lr", "min_lr: 1.0", "train.min_lr: found 1.0; allowed: 0 to lr"),
+        ("dropout", "dropout: 1", "model.dropout: found 1; allowed: less than 1"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path: Path, key: str, after: str, line: str) -> None:
+    path = edited(tmp_path, value_of(key), f"  {after}")
+    with pytest.raises(ParamsError) as caught:
+        load_params(path)
+    assert line in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_section_and_broken_yaml_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"logg: unknown parameter; did you mean log\?"):
+        load_params(edited(tmp_path, "\nlog:", "\nlogg:"))
+    for text in ("train: [", "a: 1\na: 2", "- 1", ""):
+        (tmp_path / "params.yaml").write_text(text)
+        with pytest.raises(ParamsError) as caught:
+            load_params(tmp_path / "params.yaml")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_named_size_sets_the_published_shape(tmp_path: Path, size: str) -> None:
+    model = load_params(edited(tmp_path, "  size: custom", f"  size: {size}")).model
+    assert (model.n_layer, model.n_head, model.n_embd) == SIZES[size]
+
+
+def test_portable_numerics_are_fp32(tmp_path: Path) -> None:
+    path = edited(tmp_path, value_of("numerics"), "  numerics: portable")
+    text = path.read_text(encoding="utf-8").replace("precision: auto", "precision: bf16")
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ParamsError, match="allowed with numerics: portable"):
+        load_params(path)

@@ -1,0 +1,127 @@
+"""The stages under a real DVC: what re-runs, what fails clearly, and what a failure leaves."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_project import make_project, run, set_params, words
+
+RESULTS = ("data/checkpoints", "data/tokens", "data/raw", "data/evaluation", "reports")
+
+
+def ran(output: str) -> list[str]:
+    """The stages that a repro's output says it ran."""
+    lines = [line for line in output.splitlines() if line.startswith("Running stage")]
+    return [line.split("'")[1] for line in lines]
+
+
+def contents(project: Path) -> dict[str, bytes]:
+    files = [path for folder in RESULTS for path in (project / folder).rglob("*")]
+    return {str(path.relative_to(project)): path.read_bytes() for path in files if path.is_file()}
+
+
+def test_a_second_repro_runs_nothing(finished: Path) -> None:
+    output = run(finished, "dvc", "repro").stdout
+    assert ran(output) == []
+    assert "Data and pipelines are up to date." in output
+
+
+def test_a_clone_reproduces_every_tracked_byte(finished: Path, tmp_path: Path) -> None:
+    run(tmp_path, "git", "clone", "-q", str(finished), "clone")
+    run(tmp_path / "clone", "dvc", "repro", "-f", "-q")
+    assert run(tmp_path / "clone", "git", "status", "--porcelain").stdout == ""
+    ours, theirs = contents(finished), contents(tmp_path / "clone")
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_a_rate_re_runs_training_and_what_follows(finished: Path) -> None:
+    output = run(finished, "dvc", "exp", "run", "-S", "train.lr=5e-5").stdout
+    assert ran(output) == ["train", "evaluate", "report"]
+    first_rate = (finished / "reports/train.csv").read_text().splitlines()[2].split(",")[2]
+    assert float(first_rate) == 5e-5
+    difference = json.loads(run(finished, "dvc", "metrics", "diff", "--json", "HEAD").stdout)
+    assert difference["reports/metrics.json"]["val.loss"]["diff"] > 0
+    plots = run(finished, "dvc", "plots", "diff", "HEAD")
+    assert (finished / "dvc_plots/index.html").is_file(), plots.stderr
+
+
+def test_a_report_setting_re_runs_the_report_alone(finished: Path) -> None:
+    output = run(finished, "dvc", "exp", "run", "-S", "report.dpi=60").stdout
+    assert ran(output) == ["report"]
+
+
+BAD_SETTINGS = [
+    ("train.lr=fast", "train.lr: found 'fast'; allowed: a valid number"),
+    ("model.n_head=5", "model.n_head: found 5; allowed: a divisor of n_embd (16)"),
+    ("model.block_size=2000", "val split: found"),
+    ("train.device=mps", "train.device: found mps"),
+]
+
+
+@pytest.mark.parametrize(("setting", "line"), BAD_SETTINGS)
+def test_a_bad_setting_is_one_line_and_leaves_every_result(
+    finished: Path, setting: str, line: str
+) -> None:
+    before = contents(finished)
+    failed = run(finished, "dvc", "exp", "run", "-S", setting, check=False)
+    errors = [text for text in failed.stderr.splitlines() if text.startswith("error: ")]
+    assert failed.returncode != 0
+    assert len(errors) == 1
+    assert line in errors[0]
+    assert "Traceback" not in failed.stderr
+    assert contents(finished) == before
+
+
+def test_an_unknown_setting_is_refused(finished: Path) -> None:
+    before = contents(finished)
+    assert run(finished, "dvc", "exp", "run", "-S", "train.lrr=1", check=False).returncode != 0
+    text = (finished / "params.yaml").read_text().replace("  lr:", "  lrr:")
+    (finished / "params.yaml").write_text(text)
+    failed = run(finished, "dvc", "repro", check=False)
+    assert failed.returncode != 0
+    assert "train.lrr: unknown parameter; did you mean lr?" in failed.stderr
+    assert contents(finished) == before
+
+
+BAD_TEXTS = [
+    (b"", "empty"),
+    (b"good " * 100 + b"\xff\xfe", "words.txt: not UTF-8 at byte 500"),
+]
+
+
+@pytest.mark.parametrize(("text", "line"), BAD_TEXTS)
+def test_a_bad_corpus_is_one_line_and_leaves_every_result(
+    finished: Path, text: bytes, line: str
+) -> None:
+    before = contents(finished)
+    (finished / "data/own/words.txt").write_bytes(text)
+    failed = run(finished, "dvc", "repro", check=False)
+    errors = [text for text in failed.stderr.splitlines() if text.startswith("error: ")]
+    assert failed.returncode != 0
+    assert len(errors) == 1
+    assert line in errors[0]
+    assert contents(finished) == before
+
+
+def test_a_cut_off_token_file_is_named(finished: Path) -> None:
+    path = finished / "data/tokens/train.bin"
+    data = path.read_bytes()
+    path.unlink()  # it may be a link into DVC's cache
+    path.write_bytes(data[:-7])
+    failed = run(finished, "python", "-m", "pipeline", "train", check=False)
+    assert failed.returncode == 2
+    assert failed.stderr.count("\n") == 1
+    assert "data/tokens/train.bin" in failed.stderr
+
+
+def test_without_a_test_split_the_pipeline_still_runs(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p", prepare__test_fraction=0.0, train__max_steps=2)
+    run(project, "dvc", "repro", "evaluate")
+    assert "test" not in json.loads((project / "reports/metrics.json").read_text())
+
+
+def test_another_text_by_path(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text(words(900, seed=2))
+    set_params(finished, corpus__path=str(tmp_path / "mine.txt"))
+    assert ran(run(finished, "dvc", "repro").stdout)[:3] == ["fetch", "prepare", "train"]

@@ -1,0 +1,333 @@
+"""Weights from elsewhere load as the function they were, or are refused in one line that names
+what does not fit; nothing in a file is ever executed."""
+
+import io
+import os
+import pickle
+import re
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from pipeline import GPT, load_checkpoint
+from pipeline.corpus.tokenizers import byte_tokenizer, char_tokenizer
+from pipeline.errors import CheckpointError, FetchError
+from pipeline.export import write_hf, write_safetensors
+from pipeline.model.gpt import GPTConfig
+from pipeline.model.huggingface import hf_config, to_hf
+from pipeline.model.pretrained import Pretrained, load_pretrained, start_from
+from pipeline.model.tensor_file import read_tensors, save_tensors
+from pipeline.training.checkpoint import checkpoint_payload
+
+BYTES = byte_tokenizer()
+GPT2 = GPTConfig("gpt2", 2, 2, 128, 16, BYTES.vocab_size)  # heads 64 wide, as in every GPT-2
+MODERN = GPTConfig("modern", 2, 4, 32, 16, BYTES.vocab_size)
+
+
+def randomised(config: GPTConfig) -> GPT:
+    model = GPT(config).eval()
+    generator = torch.Generator().manual_seed(7)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=generator)
+    return model
+
+
+def own_checkpoint(path: Path, model: GPT) -> Path:
+    payload = checkpoint_payload(
+        model, step=1, loss=1.0, best_loss=1.0, learning_rate=0.1, history={},
+        tokenizer=BYTES.to_json(),
+    )  # fmt: skip
+    save_tensors(path, payload)
+    return path
+
+
+def nanogpt_state(model: GPT) -> dict[str, torch.Tensor]:
+    """As its train.py saves a compiled model: nn.Linear's layout, prefixes, masks."""
+    state = {f"_orig_mod.transformer.{n}": t for n, t in model.state_dict().items()}
+    state["_orig_mod.lm_head.weight"] = state.pop("_orig_mod.transformer.lm_head.weight")
+    for n in range(model.config.n_layer):
+        state[f"_orig_mod.transformer.h.{n}.attn.bias"] = torch.ones(1, 1, 16, 16).tril()
+    return state
+
+
+def same(model: GPT, other: GPT) -> None:
+    ours, theirs = model.state_dict(), other.state_dict()
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    x = torch.arange(16)[None]
+    assert torch.equal(model(x)[0], other(x)[0])
+
+
+@pytest.mark.parametrize("config", [GPT2, MODERN])
+def test_our_checkpoint_loads_with_its_tokenizer(config: GPTConfig, tmp_path: Path) -> None:
+    model = randomised(config)
+    path = own_checkpoint(tmp_path / "best.pt", model)
+    loaded = load_pretrained(str(path))
+    same(loaded.model, model)
+    same(load_checkpoint(path)[0], model)
+    assert loaded.load_tokenizer().sha256 == BYTES.sha256
+
+
+@pytest.mark.parametrize("config", [GPT2, MODERN])
+@pytest.mark.parametrize("write", [write_hf, write_safetensors])
+def test_an_export_loads_bit_for_bit(config: GPTConfig, write: Any, tmp_path: Path) -> None:
+    model = randomised(config)
+    first = load_pretrained(str(own_checkpoint(tmp_path / "best.pt", model)))
+    write(tmp_path / "one", first)
+    second = load_pretrained(str(tmp_path / "one"))
+    same(second.model, model)
+    assert second.load_tokenizer().sha256 == BYTES.sha256
+    write(tmp_path / "two", second)
+    files = [tmp_path / folder / "model.safetensors" for folder in ("one", "two")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("config", [GPT2, MODERN])
+def test_a_folder_saved_by_transformers_loads(config: GPTConfig, tmp_path: Path) -> None:
+    model = randomised(config)
+    values = hf_config(config, eot_id=0)
+    theirs = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(values.pop("model_type"), **values)
+    )
+    theirs.load_state_dict(to_hf(model), strict=False)
+    theirs.tie_weights()
+    theirs.save_pretrained(tmp_path / "saved")
+    same(GPT.from_pretrained(str(tmp_path / "saved")), model)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "old.bin"])
+def test_gpt2s_tensors_alone_load_as_openai_names_them(name: str, tmp_path: Path) -> None:
+    model = randomised(GPT2)
+    state = {n.removeprefix("transformer."): t.contiguous() for n, t in to_hf(model).items()}
+    state |= {f"h.{n}.attn.bias": torch.ones(1, 1, 16, 16).tril() for n in range(2)}
+    if name.endswith(".safetensors"):
+        save_file(state, tmp_path / name)
+    else:
+        torch.save(state, tmp_path / name, _use_new_zipfile_serialization=name != "old.bin")
+    same(GPT.from_pretrained(str(tmp_path / name)), model)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_nanogpts_checkpoint_loads_with_its_gelu(bias: bool, tmp_path: Path) -> None:
+    config = GPTConfig("gpt2", 2, 4, 32, 16, 65, bias=bias, gelu="none")
+    model = randomised(config)
+    shape = {n: getattr(config, n) for n in ("n_layer", "n_head", "n_embd", "block_size", "bias")}
+    payload = {
+        "model": nanogpt_state(model),
+        "optimizer": {"state": {}, "param_groups": []},
+        "model_args": {**shape, "vocab_size": 65, "dropout": 0.0},
+        "iter_num": 5,
+        "best_val_loss": torch.tensor(2.5),
+        "config": {"dataset": "shakespeare_char", "device": "cpu"},
+    }
+    torch.save(payload, tmp_path / "ckpt.pt")
+    loaded = load_pretrained(str(tmp_path / "ckpt.pt"))
+    same(loaded.model, model)
+    with pytest.raises(CheckpointError, match="found no tokenizer, and 65 tokens"):
+        loaded.load_tokenizer()
+
+
+def test_nanogpts_padded_vocabulary_is_cut_to_gpt2s(tmp_path: Path) -> None:
+    model = randomised(GPTConfig("gpt2", 1, 1, 8, 4, 50_304, gelu="none"))
+    args = {"n_layer": 1, "n_head": 1, "n_embd": 8, "block_size": 4, "vocab_size": 50_304}
+    torch.save({"model": model.state_dict(), "model_args": args}, tmp_path / "ckpt.pt")
+    loaded = load_pretrained(str(tmp_path / "ckpt.pt")).model
+    x = torch.tensor([[1, 2, 3]])
+    torch.testing.assert_close(loaded(x)[0], model(x)[0][..., :50_257])
+
+
+def test_a_course_payload_loads(tmp_path: Path) -> None:
+    model = randomised(GPT2)
+    shape = {n: getattr(GPT2, n) for n in ("n_layer", "n_head", "n_embd", "block_size")}
+    payload = {
+        "config": {**shape, "vocab_size": GPT2.vocab_size, "learning_rate": 3e-4},
+        "model_state_dict": model.state_dict(),
+        "loss": 1.0,
+    }
+    torch.save(payload, tmp_path / "model.pt")
+    same(GPT.from_pretrained(str(tmp_path / "model.pt")), model)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load_pretrained(str(path))
+    line = str(caught.value)
+    assert line.startswith(str(path))
+    assert "\n" not in line
+    return line.removeprefix(f"{path}: ")
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {os.environ['BOMB_MARK']}",)
+
+
+@pytest.mark.parametrize("form", ["torch.save", "old torch.save", "pickle", "inside a zip"])
+def test_a_pickle_bomb_is_refused_without_executing(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark, path = tmp_path / "exploded", tmp_path / "best.pt"
+    monkeypatch.setenv("BOMB_MARK", str(mark))
+    payload = {"config": asdict(GPT2), "model_state_dict": {}, "step": 1, "tokenizer": Bomb()}
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(payload))
+    elif form == "inside a zip":
+        torch.save({"a": torch.ones(1)}, path)
+        with zipfile.ZipFile(path) as archive:
+            files = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in files.items():
+                archive.writestr(name, pickle.dumps(Bomb()) if name.endswith("data.pkl") else data)
+    else:
+        torch.save(payload, path, _use_new_zipfile_serialization=form == "torch.save")
+    assert refusal(path).startswith("refused: not a checkpoint, or it holds more than tensors")
+    with pytest.raises(CheckpointError):
+        load_checkpoint(path)
+    with pytest.raises(CheckpointError):
+        read_tensors(path)
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(Bomb()))
+    assert mark.exists(), "the bomb is a real one"
+
+
+def test_a_tensor_of_a_wrong_shape_is_named(tmp_path: Path) -> None:
+    state = {n: t.contiguous() for n, t in to_hf(randomised(GPT2)).items()}
+    state["transformer.h.1.mlp.c_fc.weight"] = torch.zeros(128, 500)
+    save_file(state, tmp_path / "model.safetensors")
+    assert refusal(tmp_path / "model.safetensors") == (
+        "h.1.mlp.c_fc.weight: found shape (500, 128); allowed: (512, 128)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"h.0.ln_1.bias": None}, "h.0.ln_1.bias: found no such tensor; allowed: (128)"),
+        ({"h.0.extra": torch.ones(1)}, "h.0.extra: unknown tensor"),
+        ({"wte.weight": None}, "wte.weight: found no such tensor"),
+        ({"wte.weight": torch.ones(3)}, "wte.weight: found shape (3); allowed: a matrix"),
+        ({"ln_f.bias": torch.ones(128).long()}, "ln_f.bias: found torch.int64; allowed: floating"),
+        ({"lm_head.weight": torch.ones(257, 128)}, "lm_head.weight: found other values"),
+    ],
+)
+def test_what_does_not_fit_is_named(change: dict[str, Any], line: str, tmp_path: Path) -> None:
+    state = {**randomised(GPT2).state_dict(), **change}
+    state = {name: tensor for name, tensor in state.items() if tensor is not None}
+    torch.save(state, tmp_path / "weights.bin")
+    assert refusal(tmp_path / "weights.bin").startswith(line)
+
+
+def test_settings_that_contradict_the_weights_are_refused(tmp_path: Path) -> None:
+    payload = {"config": {"n_layer": 3}, "model_state_dict": randomised(GPT2).state_dict()}
+    torch.save(payload, tmp_path / "a.pt")
+    line = refusal(tmp_path / "a.pt")
+    assert line == "n_layer: its settings say 3, its tensors have 2"
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_files_cut_short_or_of_another_kind_are_refused(name: str, tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    torch.save(randomised(GPT2).state_dict(), whole)
+    if name.endswith(".safetensors"):
+        save_file(randomised(MODERN).state_dict(), tmp_path / name)
+        whole = io.BytesIO((tmp_path / name).read_bytes())
+    for data in (whole.getvalue()[:-1000], whole.getvalue()[:50], b"", b"hello", b"PK\x03\x04"):
+        (tmp_path / name).write_bytes(data)
+        assert re.match("not a whole|refused", refusal(tmp_path / name))
+
+
+def test_a_folder_without_weights_and_a_missing_path_say_what_is_allowed(tmp_path: Path) -> None:
+    assert "model.safetensors or pytorch_model.bin" in refusal(tmp_path)
+    assert refusal(tmp_path / "gpt3") == (
+        "not found; allowed: gpt2, gpt2-medium, gpt2-large, gpt2-xl, a file or a folder"
+    )
+
+
+def test_without_network_gpt2_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(FetchError) as caught:
+        load_pretrained("gpt2")
+    assert str(caught.value).startswith("gpt2: not in the Hugging Face cache, and the hub cannot")
+    assert "\n" not in str(caught.value)
+
+
+def test_gpt2_comes_from_the_hubs_cache_with_its_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache's layout as huggingface_hub keeps it; the shape alone is smaller."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    revision = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
+    repository = tmp_path / "models--openai-community--gpt2"
+    snapshot = repository / "snapshots" / revision
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    model = randomised(GPT2)
+    save_file({n: t.contiguous() for n, t in to_hf(model).items()}, snapshot / "model.safetensors")
+    loaded = load_pretrained("gpt2")
+    same(loaded.model, model)
+    assert loaded.facts() == {
+        "source": "gpt2",
+        "file": None,
+        "sha256": loaded.sha256,
+        "revision": revision,
+    }
+
+
+def started(config: GPTConfig, found: GPTConfig = GPT2, **changes: Any) -> GPT:
+    model = randomised(found)
+    values = {"source": "x.pt", "file": Path("x.pt"), "sha256": "", "revision": None}
+    pretrained = Pretrained(model, **values, tokenizer=BYTES.to_json())
+    return start_from(GPT(config), pretrained, changes.get("tokenizer", BYTES))
+
+
+def test_training_may_start_with_a_shorter_context() -> None:
+    model = started(GPTConfig("gpt2", 2, 2, 128, 8, BYTES.vocab_size, dropout=0.1))
+    x = torch.arange(8)[None]
+    torch.testing.assert_close(model.eval()(x)[0], randomised(GPT2)(x)[0])
+    assert model.config.dropout == 0.1
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "allowed"),
+    [("architecture", "modern", "'gpt2'"), ("n_layer", 3, "2"), ("n_head", 4, "2"),
+     ("n_embd", 64, "128"), ("bias", False, "True"), ("block_size", 17, "up to 16")],
+)  # fmt: skip
+def test_a_setting_that_disagrees_with_the_weights_is_named(
+    setting: str, value: Any, allowed: str
+) -> None:
+    config = GPTConfig(**{**asdict(GPT2), setting: value})
+    with pytest.raises(CheckpointError) as caught:
+        started(config)
+    assert str(caught.value) == (
+        f"model.{setting}: found {value!r}; allowed with train.init_from: x.pt: {allowed}"
+    )
+
+
+def test_another_tokenizer_is_refused() -> None:
+    other = char_tokenizer(["a"])
+    with pytest.raises(CheckpointError, match=r"another tokenizer .byte, 257 tokens. than data/"):
+        started(GPTConfig("gpt2", 2, 2, 128, 8, other.vocab_size), tokenizer=other)
+
+
+def test_frozen_layers_get_no_gradient() -> None:
+    model = randomised(GPT2)
+    model.freeze(1)
+    x = torch.arange(16)[None]
+    model(x, x)[1].backward()
+    frozen = {name for name, p in model.named_parameters() if p.grad is None}
+    assert frozen == {
+        name for name, _ in model.named_parameters() if name.startswith(("wte", "wpe", "h.0."))
+    }

@@ -1,0 +1,354 @@
+"""A run stopped anywhere, by any signal, and started again ends in the bytes of one never stopped.
+
+Real processes, real signals: see killed.py for how a signal hits an exact point.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny_project import commit, environment, make_project, run, set_params
+
+KILLED = str(Path(__file__).with_name("killed.py"))
+OUTPUTS = ("data/checkpoints", "reports/train.csv", "reports/samples.txt")
+
+CONFIGS = {
+    "fp32-adamw-dropout": {"train__optimizer": "adamw", "model__dropout": 0.2},
+    "bf16-muon-accumulation": {"train__precision": "bf16", "train__grad_accum_steps": 2},
+    "fp32-muon-dropout-accumulation": {
+        "model__dropout": 0.2,
+        "train__grad_accum_steps": 2,
+        "train__keep_interval": 6,
+        "train__batch_order": "shuffled",
+    },
+    "bf16-adamw-gpt2": {
+        "train__precision": "bf16",
+        "train__optimizer": "adamw",
+        "model__architecture": "gpt2",
+        "model__bias": True,
+    },
+}
+SEQUENCES = {
+    "step-validate-save": [("step", "SIGINT"), ("validate", "SIGKILL"), ("fsync", "SIGKILL")],
+    "kill-term-rename": [("step", "SIGKILL"), ("step", "SIGTERM"), ("replace", "SIGKILL")],
+}
+
+
+def hashes(project: Path, outputs: tuple[str, ...] = OUTPUTS) -> dict[str, str]:
+    files: list[Path] = []
+    for output in outputs:
+        path = project / output
+        files += [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return {
+        file.relative_to(project).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }
+
+
+def clear(project: Path) -> None:
+    """What DVC does to a stage's outputs before it runs."""
+    shutil.rmtree(project / "data/checkpoints", ignore_errors=True)
+    (project / "reports/train.csv").unlink(missing_ok=True)
+
+
+def prepared(folder: Path, **changes: object) -> Path:
+    """A project ready to train, saving its state after every step."""
+    project = make_project(folder, log__save_interval=1e-6, **changes)
+    run(project, "dvc", "repro", "-q", "prepare")
+    return project
+
+
+def train(project: Path, *killed: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, KILLED, *killed] if killed else [sys.executable, "-m", "pipeline"]
+    return subprocess.run(
+        [*command, "train"], cwd=project, env=environment(), capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "fp32-muon-dropout-accumulation",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in CONFIGS
+            if name != "fp32-muon-dropout-accumulation"
+        ),
+    ],
+)
+def test_killed_anywhere_three_times_it_ends_in_the_same_bytes(config: str, tmp_path: Path) -> None:
+    project = prepared(tmp_path / "p", **CONFIGS[config])
+    done = train(project)
+    assert done.returncode == 0, done.stderr
+    uninterrupted = hashes(project)
+    assert {"data/checkpoints/best.pt", "data/checkpoints/last.pt"} < uninterrupted.keys()
+    where = random.Random(config)
+    for sequence in SEQUENCES.values():
+        clear(project)
+        reached = 0
+        for point, name in sequence:
+            # a look at val every 5 steps, some 10 flushes a step
+            call = where.randint(2, 5) if point == "step" else where.randint(1, 20)
+            call = 1 if point == "validate" else call
+            killed = train(project, point, str(call), name)
+            expected = 130 if name in ("SIGINT", "SIGTERM") else -signal.SIGKILL
+            assert killed.returncode == expected, killed.stdout + killed.stderr
+            if name in ("SIGINT", "SIGTERM"):
+                assert "`dvc repro` goes on there" in killed.stdout
+            assert ("going on from step" in killed.stdout) == (reached > 0), killed.stdout
+            states = list((project / ".cache/train").glob("*/state-*.json"))
+            reached = max((int(state.stem.split("-")[1]) for state in states), default=0)
+            clear(project)
+        done = train(project)
+        assert done.returncode == 0, done.stderr
+        assert "going on from step" in done.stdout
+        assert hashes(project) == uninterrupted
+        assert not list((project / ".cache/train").glob("*/state-*"))
+
+
+@pytest.fixture(scope="module")
+def interrupted_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run stopped by Ctrl-C at step 7."""
+    project = prepared(tmp_path_factory.mktemp("interrupted") / "p")
+    assert train(project, "step", "7", "SIGINT").returncode == 130
+    return project
+
+
+@pytest.fixture
+def interrupted(interrupted_template: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(interrupted_template, tmp_path / "p", symlinks=True))
+
+
+def test_an_unchanged_run_goes_on_where_it_stopped(interrupted: Path) -> None:
+    assert "going on from step 7" in train(interrupted).stdout
+
+
+@pytest.mark.parametrize("changed", ["parameter", "corpus", "code", "tokens"])
+def test_a_changed_input_starts_from_the_first_step(interrupted: Path, changed: str) -> None:
+    if changed == "parameter":
+        set_params(interrupted, train__lr=0.001)
+    elif changed == "code":
+        with (interrupted / "pipeline/training/schedule.py").open("a") as file:
+            file.write("# one line more\n")
+    elif changed == "tokens":
+        set_params(interrupted, prepare__val_fraction=0.2)
+    else:
+        text = interrupted / "data/own/words.txt"
+        text.write_text(text.read_text().replace("king", "king's", 1))
+    run(interrupted, "dvc", "repro", "-q", "prepare")
+    done = train(interrupted)
+    assert done.returncode == 0, done.stderr
+    assert "going on" not in done.stdout
+    assert (interrupted / "reports/train.csv").read_text().splitlines()[1].startswith("1,")
+
+
+def test_how_often_to_save_is_no_part_of_the_run(interrupted: Path) -> None:
+    set_params(interrupted, log__save_interval=60)
+    assert "going on from step 7" in train(interrupted).stdout
+
+
+def test_a_second_trainer_of_the_same_run_is_refused(interrupted: Path) -> None:
+    import filelock
+
+    (folder,) = (interrupted / ".cache/train").iterdir()
+    with filelock.FileLock(folder / "lock"):
+        refused = train(interrupted)
+    assert refused.returncode == 1
+    assert "another process is training this very run" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def states(project: Path) -> list[Path]:
+    return sorted((project / ".cache/train").glob("*/state-*.pt"))
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "foreign", "empty", "gone"])
+def test_a_damaged_state_is_named_and_the_one_before_is_used(
+    interrupted: Path, damage: str
+) -> None:
+    older, newest = states(interrupted)
+    data = newest.read_bytes()
+    place = random.Random(damage).randrange(len(data))
+    damaged = {
+        "flip": data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :],
+        "cut": data[:place],
+        "foreign": b"something else entirely",
+        "empty": b"",
+        "gone": b"",
+    }
+    newest.write_bytes(damaged[damage])
+    if damage == "gone":
+        newest.unlink()
+    done = train(interrupted)
+    assert done.returncode == 0, done.stderr
+    assert f"warning: {newest.stem}: damaged, not used" in done.stdout
+    assert f"going on from step {int(older.stem.split('-')[1])}" in done.stdout
+
+
+def test_with_every_state_damaged_the_run_starts_afresh_and_says_so(interrupted: Path) -> None:
+    for state in states(interrupted):
+        state.write_bytes(b"x")
+    done = train(interrupted)
+    assert done.returncode == 0
+    assert done.stdout.count("damaged, not used") == 2
+    assert "going on" not in done.stdout
+
+
+def test_a_state_cut_at_every_length_is_never_used(interrupted: Path) -> None:
+    sys.path.insert(0, str(interrupted))
+    from pipeline.training.resume import ResumeState
+
+    _, newest = states(interrupted)
+    data = newest.read_bytes()
+    key = newest.parent.name
+    previous = Path.cwd()
+    os.chdir(interrupted)
+    try:
+        resume = ResumeState(key)
+        whole, damaged = resume.load(interrupted / "out")
+        assert whole is not None
+        assert damaged == []
+        for length in range(0, len(data), max(1, len(data) // 4096)):
+            newest.write_bytes(data[:length])
+            state, damaged = resume.load(interrupted / "out")
+            assert state is not None
+            assert state["step"] == whole["step"] - 1, length
+            assert len(damaged) == 1
+        resume.release()
+    finally:
+        os.chdir(previous)
+
+
+def test_a_full_disk_during_a_save_is_one_line_and_the_run_goes_on_later(
+    interrupted: Path,
+) -> None:
+    uninterrupted = interrupted.parent / "whole"
+    shutil.copytree(interrupted, uninterrupted)
+    shutil.rmtree(uninterrupted / ".cache/train")
+    assert train(uninterrupted).returncode == 0
+    before = [state.name for state in states(interrupted)]
+    limit = max(state.stat().st_size for state in states(interrupted)) // 2
+    full = subprocess.run(
+        ["sh", "-c", f"ulimit -f {limit // 1024}; trap '' XFSZ; exec python -m pipeline train"],
+        cwd=interrupted, env=environment(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert full.returncode == 1, full.stdout
+    assert full.stderr.count("\n") == 1, full.stderr
+    assert "File too large" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert [state.name for state in states(interrupted)] == before
+    done = train(interrupted)
+    assert done.returncode == 0
+    assert hashes(interrupted) == hashes(uninterrupted)
+
+
+def wait_for_rows(csv: Path, rows: int, process: subprocess.Popen[bytes]) -> None:
+    """Until the run has written so many rows; the test's own time limit ends a hang."""
+    while not csv.is_file() or csv.read_text().count("\n") <= rows:
+        assert process.poll() is None, "the run ended before it could be stopped"
+        time.sleep(0.01)
+
+
+def wait_for_state(project: Path, step: int) -> None:
+    while True:
+        names = [path.stem for path in (project / ".cache/train").glob("*/state-*.json")]
+        if any(int(name.split("-")[1]) >= step for name in names):
+            return
+        time.sleep(0.01)
+
+
+def trainers(project: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        command = process.info["cmdline"] or []
+        if command[-3:] == ["-m", "pipeline", "train"] and str(process.info["cwd"]).startswith(
+            str(project)
+        ):
+            found.append(process)
+    return found
+
+
+ALL = (*OUTPUTS, "reports", "data/evaluation", "dvc.lock", "README.md")
+
+
+@pytest.mark.parametrize("number", [pytest.param("SIGINT", marks=pytest.mark.slow), "SIGKILL"])
+def test_dvc_killed_leaves_no_trainer_and_the_next_repro_ends_in_the_same_bytes(
+    number: str, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path / "p", log__save_interval=1e-6, train__max_steps=150)
+    run(project, "dvc", "repro", "-q")
+    whole = hashes(project, ALL)
+    clone = tmp_path / "clone"
+    run(tmp_path, "git", "clone", "-q", str(project), str(clone))
+    for rows in (5, 30, 60):
+        dvc = subprocess.Popen(
+            ["dvc", "repro"], cwd=clone, env=environment(), start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        wait_for_rows(clone / "reports/train.csv", rows, dvc)
+        if number == "SIGINT":
+            os.killpg(dvc.pid, signal.SIGINT)  # what Ctrl-C in a terminal sends
+        else:
+            dvc.kill()
+        dvc.wait()
+        psutil.wait_procs(trainers(clone), timeout=60)
+        assert trainers(clone) == []
+    output = run(clone, "dvc", "repro").stdout
+    assert "going on from step" in output
+    assert hashes(clone, ALL) == whole
+    assert run(clone, "git", "status", "--porcelain", "reports/train.csv").stdout != ""
+
+
+@pytest.mark.slow
+def test_a_stopped_temporary_experiment_goes_on(finished: Path) -> None:
+    set_params(finished, log__save_interval=1e-6)
+    commit(finished)
+    change = ("-S", "train.max_steps=150")
+    run(finished, "dvc", "exp", "run", "-q", "--temp", "-n", "whole", *change)
+    shutil.rmtree(finished / ".dvc/cache/runs", ignore_errors=True)  # no result to take over
+    stopped = subprocess.Popen(
+        ["dvc", "exp", "run", "--temp", "-n", "stopped", *change], cwd=finished,
+        env=environment(), start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for_state(finished, 30)
+    os.killpg(stopped.pid, signal.SIGINT)
+    stopped.wait()
+    psutil.wait_procs(trainers(finished), timeout=60)
+    again = run(finished, "dvc", "exp", "run", "--temp", "-n", "again", *change)
+    assert "going on from step" in again.stdout
+    locks = [run(finished, "git", "show", f"{rev('whole', finished)}:dvc.lock").stdout]
+    locks.append(run(finished, "git", "show", f"{rev('again', finished)}:dvc.lock").stdout)
+    assert locks[0] == locks[1]
+
+
+def rev(name: str, project: Path) -> str:
+    references = run(project, "git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout
+    (found,) = [line for line in references.splitlines() if line.endswith(f"/{name}")]
+    return found
+
+
+@pytest.mark.slow
+def test_a_killed_queued_task_goes_on_when_queued_again(finished: Path) -> None:
+    set_params(finished, log__save_interval=1e-6)
+    commit(finished)
+    change = ("-S", "train.max_steps=1500")
+    run(finished, "dvc", "exp", "run", "--queue", "-n", "queued", *change)
+    run(finished, "dvc", "queue", "start")
+    wait_for_state(finished, 30)
+    run(finished, "dvc", "queue", "kill", "-f", "queued")
+    psutil.wait_procs(trainers(finished), timeout=60)
+    run(finished, "dvc", "queue", "stop", "--kill", check=False)
+    again = run(finished, "dvc", "exp", "run", "--temp", "-n", "again", *change)
+    assert "going on from step" in again.stdout
+    record = run(finished, "git", "show", f"{rev('again', finished)}:reports/metrics.json").stdout
+    assert json.loads(record)["train"]["steps"] == 1500

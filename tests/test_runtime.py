@@ -1,0 +1,76 @@
+"""One place decides how a run computes; portable numerics are the same bytes on any processor."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_project import environment, make_project, run, set_params
+
+QEMU = shutil.which("qemu-x86_64")
+# larger than the other tests' model: its products reach the blocked kernels
+SHAPE = {"model__n_embd": 96, "model__n_layer": 2, "model__block_size": 48, "train__max_steps": 6}
+
+
+def weights(project: Path, *before: str, **variables: str) -> str:
+    """sha256 of best.pt of a run, under an emulator or in another environment."""
+    shutil.rmtree(project / "data/checkpoints", ignore_errors=True)
+    done = subprocess.run(
+        [*before, sys.executable, "-m", "pipeline", "train"],
+        cwd=project, env=environment(**variables), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return hashlib.sha256((project / "data/checkpoints/best.pt").read_bytes()).hexdigest()
+
+
+def platform(project: Path) -> dict[str, object]:
+    return dict(json.loads((project / "data/checkpoints/run.json").read_text())["runtime"])
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_project(
+        tmp_path_factory.mktemp("runtime") / "p",
+        train__numerics="portable", train__precision="auto", train__threads="auto", **SHAPE,
+    )  # fmt: skip
+    run(folder, "dvc", "repro", "-q", "prepare")
+    return folder
+
+
+def test_a_users_shell_cannot_change_the_bytes(project: Path) -> None:
+    plain = weights(project)
+    odd = weights(
+        project,
+        OMP_NUM_THREADS="3",
+        MKL_CBWR="AVX2",
+        ATEN_CPU_CAPABILITY="default",
+        ONEDNN_MAX_CPU_ISA="SSE41",
+    )
+    assert odd == plain
+
+
+def test_portable_is_fp32_on_one_thread_and_names_no_machine(project: Path) -> None:
+    weights(project)
+    facts = platform(project)
+    assert (facts["precision"], facts["threads"], facts["numerics"]) == ("fp32", 1, "portable")
+    assert facts["cpu"] == "any x86-64 with AVX2"
+
+
+def test_native_records_the_processor(project: Path, tmp_path: Path) -> None:
+    native = Path(shutil.copytree(project, tmp_path / "p", symlinks=True))
+    set_params(native, train__numerics="native")
+    weights(native)
+    facts = platform(native)
+    assert facts["cpu"]
+    assert facts["cpu_capability"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(QEMU is None, reason="qemu-x86_64 (Debian's qemu-user) is not installed")
+@pytest.mark.parametrize("cpu", ["Haswell", "EPYC"])
+def test_portable_gives_the_same_bytes_on_another_processor(project: Path, cpu: str) -> None:
+    assert QEMU is not None
+    assert weights(project, QEMU, "-cpu", cpu) == weights(project)

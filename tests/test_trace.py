@@ -1,0 +1,98 @@
+"""A number leads back to the text it came from, and a line that does not hold is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_project import commit, run, set_params
+
+
+def trace(project: Path, *arguments: str, check: bool = True) -> dict[str, object]:
+    done = run(project, "python", "-m", "pipeline", "trace", "--json", *arguments, check=check)
+    return dict(json.loads(done.stdout))
+
+
+def lines(node: dict[str, object]) -> list[str]:
+    inner = [line for child in node.get("children", []) for line in lines(child)]
+    return [f"{node['text']} {node.get('problem', '')}".strip(), *inner]
+
+
+def corpus_sha256(project: Path) -> str:
+    return str(json.loads((project / "data/raw/manifest.json").read_text())["sha256"])
+
+
+@pytest.mark.parametrize(
+    "name", ["val.perplexity", "train.steps", "baselines.xz.bits_per_byte", "loss", "samples"]
+)
+def test_every_kind_of_result_ends_at_the_corpus(finished: Path, name: str) -> None:
+    text = "\n".join(lines(trace(finished, name)))
+    assert corpus_sha256(finished) in text
+    for expected in (
+        "stage train",
+        "stage fetch",
+        "params.yaml train",
+        "pipeline/train.py",
+        "torch",
+    ):
+        assert expected in text, expected
+
+
+def test_the_commit_that_holds_code_and_parameters_is_found(finished: Path) -> None:
+    head = run(finished, "git", "rev-parse", "HEAD").stdout.strip()
+    assert head in lines(trace(finished, "val.loss"))
+
+
+def test_a_later_commit_of_prose_is_listed_beside_the_first(finished: Path) -> None:
+    (finished / "notes.txt").write_text("prose")
+    commit(finished)
+    text = "\n".join(lines(trace(finished, "val.loss")))
+    assert run(finished, "git", "rev-parse", "HEAD").stdout.strip() in text
+    assert run(finished, "git", "rev-parse", "HEAD~1").stdout.strip() in text
+
+
+def test_an_uncommitted_setting_is_named(finished: Path) -> None:
+    set_params(finished, train__lr=0.001)
+    run(finished, "dvc", "repro", "-q")
+    found = trace(finished, "val.loss", check=False)
+    assert any("uncommitted: params.yaml" in line for line in lines(found))
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("reports/metrics.json", "val.loss"),
+        ("pipeline/training/loop.py", "val.loss"),
+        ("data/checkpoints/best.pt", "val.loss"),
+        ("data/tokens/train.bin", "samples"),
+    ],
+)
+def test_a_changed_byte_is_named_with_a_non_zero_exit(finished: Path, path: str, name: str) -> None:
+    file = finished / path
+    data = file.read_bytes()
+    file.unlink()
+    changed = data.replace(b'"steps": 20', b'"steps": 21')
+    file.write_bytes(changed if changed != data else data[:-1] + bytes([data[-1] ^ 1]))
+    done = run(finished, "python", "-m", "pipeline", "trace", name, check=False)
+    assert done.returncode == 1
+    assert Path(path).parts[0] in done.stderr
+
+
+def test_an_experiment_and_an_older_commit_are_traced_without_checking_them_out(
+    finished: Path,
+) -> None:
+    ours = trace(finished, "val.loss")["text"]
+    run(finished, "dvc", "exp", "run", "-q", "-n", "faster", "-S", "train.lr=0.002")
+    theirs = trace(finished, "val.loss", check=False)["text"]  # of parameters not committed
+    run(finished, "git", "checkout", "-q", "--force", "HEAD")
+    run(finished, "dvc", "checkout", "-q")
+    assert trace(finished, "val.loss", "--rev", "HEAD")["text"] == ours
+    found = trace(finished, "val.loss", "--rev", "faster")
+    assert found["text"] == theirs != ours
+    assert corpus_sha256(finished) in "\n".join(lines(found))
+
+
+def test_an_unknown_name_lists_what_there_is(finished: Path) -> None:
+    failed = run(finished, "python", "-m", "pipeline", "trace", "val.los", check=False)
+    assert failed.returncode == 1
+    assert failed.stderr.count("\n") == 1
+    assert "val.loss" in failed.stderr

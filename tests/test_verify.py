@@ -1,0 +1,63 @@
+"""verify passes on an untouched tree, and names the file of any single change."""
+
+import re
+from pathlib import Path
+
+import pytest
+from tiny_project import run
+
+
+def verify(project: Path, *arguments: str) -> tuple[int, str]:
+    done = run(project, "python", "-m", "pipeline", "verify", *arguments, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def replace(path: Path, data: bytes) -> None:
+    assert data != path.read_bytes()
+    path.unlink()  # it may be a link into DVC's cache
+    path.write_bytes(data)
+
+
+def test_an_untouched_tree_passes(finished: Path) -> None:
+    status, output = verify(finished)
+    assert status == 0, output
+    assert "every result is what its inputs make" in output
+
+
+def flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def digit(data: bytes) -> bytes:
+    place = re.search(rb"\d\.\d\d", data)
+    assert place
+    return data[: place.end() - 1] + b"x" + data[place.end() :]
+
+
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [
+        ("data/checkpoints/best.pt", flipped),
+        ("data/tokens/val.bin", flipped),
+        ("reports/metrics.json", lambda data: data.replace(b'"steps": 20', b'"steps": 21')),
+        ("params.yaml", lambda data: data.replace(b"seed: 1337", b"seed: 1338", 1)),
+        ("params.yaml", lambda data: data.replace(b"# read by", b"# Read by", 1)),
+        ("pipeline/training/schedule.py", lambda data: data + b"\n"),
+        ("README.md", digit),
+        ("reports/train.csv", flipped),
+        ("reports/figures/loss.png", flipped),
+    ],
+)
+def test_one_changed_byte_is_named(finished: Path, path: str, change: object) -> None:
+    file = finished / path
+    replace(file, change(file.read_bytes()))  # type: ignore[operator]
+    status, output = verify(finished)
+    assert status == 1
+    assert path in output
+
+
+def test_a_rerun_in_a_clone_gives_identical_bytes(finished: Path) -> None:
+    status, output = verify(finished, "--rerun")
+    assert status == 0, output
+    assert "identical bytes" in output
