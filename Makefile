@@ -38,10 +38,10 @@ report: $(READY) ## Rewrite figures, results and the README's sections from the 
 	$(BIN)/dvc repro --single-item --force report
 
 test: lint ## Check style and types, run the fast tests
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
 test-all: $(EXTRAS) lint ## Check style and types, run all tests, the slow proofs too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(READY) ## Check style and types alone
 	$(BIN)/ruff check .

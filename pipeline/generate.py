@@ -1,5 +1,6 @@
 """Command generate: text from a trained checkpoint, or any model that can be read."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -146,14 +147,21 @@ def _prompts() -> "Iterator[str]":
         yield line.replace("\\n", "\n")
 
 
+def _print(text: str) -> None:
+    """Print at once; to a terminal without the control characters that it would obey."""
+    from pipeline.training.samples import visible
+
+    print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
+
+
 def _show(write: "Writer", prompt: str, draws: "Sequence[Draw]") -> str:
     """Print a prompt's samples, the only one as it comes; returns what was printed."""
     if len(draws) == 1:
         parts = [prompt]
-        print(prompt, end="", flush=True)
+        _print(prompt)
         for piece in write(prompt, draws):
             parts.append(piece.text)
-            print(piece.text, end="", flush=True)
+            _print(piece.text)
         print()
         return "".join([*parts, "\n"])
     texts, shown = [prompt] * len(draws), ""
@@ -162,7 +170,7 @@ def _show(write: "Writer", prompt: str, draws: "Sequence[Draw]") -> str:
         if piece.over:
             heading = f"--- sample {piece.number + 1}, seed {draws[piece.number].seed} ---"
             block = f"{heading}\n{texts[piece.number]}\n"
-            print(block, end="", flush=True)
+            _print(block)
             shown += block
     return shown
 
@@ -170,6 +178,7 @@ def _show(write: "Writer", prompt: str, draws: "Sequence[Draw]") -> str:
 def _compare(write: "Writer", sample: SampleParams) -> str:
     """Print the same prompt and seed by several strategies, side by side."""
     from pipeline.evaluation.sampling import Draw, Strategy
+    from pipeline.training.samples import visible
 
     strategies = {
         "as set": _strategy(sample),
@@ -191,7 +200,7 @@ def _compare(write: "Writer", sample: SampleParams) -> str:
         table = Table(expand=True)
         for name in names[first : first + columns]:
             table.add_column(name, ratio=1, overflow="fold")
-        table.add_row(*(Text(text) for text in texts[first : first + columns]))
+        table.add_row(*(Text(visible(text)) for text in texts[first : first + columns]))
         console.print(table)
     return "".join(
         f"--- {name}, seed {sample.seed} ---\n{text}\n"

@@ -1,10 +1,14 @@
 """Fixtures that several test files share."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from tiny_project import commit, make_project, run
+
+# tests run side by side: threads that outnumber the cores wait for each other, many times slower
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

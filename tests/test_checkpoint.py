@@ -10,7 +10,8 @@ import torch
 from pipeline import GPT, load_checkpoint
 from pipeline.errors import CheckpointError
 from pipeline.model.gpt import GPTConfig
-from pipeline.training.checkpoint import checkpoint_payload, save_tensors
+from pipeline.model.tensor_file import save_tensors
+from pipeline.training.checkpoint import checkpoint_payload
 
 
 def model(architecture: str = "gpt2") -> GPT:
@@ -102,4 +103,4 @@ def test_weights_of_another_shape_are_named(tmp_path: Path) -> None:
     payload = torch.load(tmp_path / "a.pt", weights_only=True)
     payload["config"]["n_embd"] = 16
     save_tensors(tmp_path / "b.pt", payload)
-    assert "weights do not fit the config" in refused(tmp_path / "b.pt")
+    assert "n_embd: its settings say 16, its tensors have 8" in refused(tmp_path / "b.pt")
