@@ -192,7 +192,7 @@ def test_changed_and_missing_files_are_named_and_repaired(
     before = tree(project)
     inputs = {"reports/metrics.json", "reports/train.csv"}
     written = sorted(name for name in before if name.startswith("reports/") and name not in inputs)
-    assert len(written) == 8
+    assert len(written) == 9
     for name in written:
         Path(name).write_bytes(before[name][:-1] + bytes([before[name][-1] ^ 1]))
     line = error_line(capsys, "report", "--check")
