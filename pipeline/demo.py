@@ -87,7 +87,7 @@ def launch_settings() -> dict[str, Any]:
 
     local_fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     return {
-        "theme": gr.themes.Default(**local_fonts),  # type: ignore[arg-type]
+        "theme": gr.themes.Default(**local_fonts),
         "show_error": True,
         "quiet": True,
         "share": False,
