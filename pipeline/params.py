@@ -34,7 +34,7 @@ SIZES = {
 }
 
 
-LR_FROM_SCRATCH, LR_FROM_PRETRAINED = 5e-3, 5e-5  # train.lr: auto
+LR_FROM_SCRATCH, LR_FROM_PRETRAINED = 3e-3, 5e-5  # train.lr: auto
 
 
 class Section(BaseModel):

@@ -189,6 +189,7 @@ def test_sequences_longer_than_the_context_are_refused(
     key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enter_project(tmp_path, monkeypatch)
+    set_param("block_size", "128")
     set_param(key, "129")
     message = rf"params.yaml: train\.{key}: found 129; allowed: 1 to model.block_size \(128\)"
     with pytest.raises(ParamsError, match=message):

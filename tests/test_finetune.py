@@ -86,7 +86,7 @@ def test_the_default_rate_is_lower_from_weights(started: Path) -> None:
     set_params(started, train__lr=1e-3)
     assert load_params(started / "params.yaml").train.lr == 1e-3
     set_params(started, train__lr="auto", train__init_from="scratch")
-    assert load_params(started / "params.yaml").train.lr == 5e-3
+    assert load_params(started / "params.yaml").train.lr == 3e-3
 
 
 def test_a_model_is_evaluated_without_training_and_nothing_is_written(started: Path) -> None:

@@ -22,7 +22,8 @@ TOKENS = np.random.Generator(np.random.PCG64(1)).integers(0, 31, 500).astype(np.
 def settings(**changes: object) -> TrainParams:
     small = {
         "max_steps": 12, "micro_batch_size": 4, "grad_accum_steps": 1, "warmup_steps": 2,
-        "eval_interval": 4, "sample_interval": 0, "log_interval": 1, "keep_interval": 0,
+        "lr": 0.005, "weight_decay": 0.0, "eval_interval": 4, "sample_interval": 0,
+        "log_interval": 1, "keep_interval": 0,
     }  # fmt: skip
     return TrainParams.model_validate({**SHIPPED.model_dump(), **small, **changes})
 

@@ -130,7 +130,7 @@ class Runtime:
             "threads": self.threads,
             "torch": torch.__version__,
             "numpy": numpy.__version__,
-            "python": platform.python_version(),
+            "python": ".".join(platform.python_version_tuple()[:2]),
             "machine": platform.machine(),
             "system": platform.system(),
         }
