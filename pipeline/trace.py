@@ -35,7 +35,8 @@ def trace(
     else:
         from rich.console import Console
 
-        Console(soft_wrap=True).print(_drawn(root))
+        width = None if sys.stdout.isatty() else 10_000  # in a file or a pipe no line is cut
+        Console(width=width).print(_drawn(root))
     if problems:
         print(f"error: {len(problems)} wrong: {problems[0]}", file=sys.stderr)
         raise typer.Exit(1)

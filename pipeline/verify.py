@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -179,7 +180,10 @@ def _run_again() -> tuple[str, list[str]]:
         clone = Path(folder) / "clone"
         top = git("rev-parse", "--show-toplevel").decode().strip()
         git("clone", "--quiet", "--no-hardlinks", top, str(clone))
-        done = subprocess.run([sys.executable, "-m", "dvc", "repro", "--force"], cwd=clone)
+        # the stages' `python` is this one, also where its environment is not activated
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        command = [sys.executable, "-m", "dvc", "repro", "--force"]
+        done = subprocess.run(command, cwd=clone, env={**os.environ, "PATH": path})
         if done.returncode:
             return "dvc repro in the clone failed", [f"dvc repro exited with {done.returncode}"]
         if _same_platform(clone):
