@@ -37,6 +37,13 @@ def test_every_kind_of_result_ends_at_the_corpus(finished: Path, name: str) -> N
         assert expected in text, expected
 
 
+def test_no_line_is_cut_in_a_pipe(finished: Path) -> None:
+    text = run(finished, "python", "-m", "pipeline", "trace", "val.loss").stdout
+    assert [line.rstrip() for line in text.splitlines() if corpus_sha256(finished) in line]
+    shown = [line.lstrip("│├└─ ") for line in text.splitlines()]
+    assert [line.rstrip() for line in shown] == lines(trace(finished, "val.loss"))
+
+
 def test_the_commit_that_holds_code_and_parameters_is_found(finished: Path) -> None:
     head = run(finished, "git", "rev-parse", "HEAD").stdout.strip()
     assert head in lines(trace(finished, "val.loss"))
