@@ -179,15 +179,20 @@ def check_path(tree: Tree, path: str, locked: str) -> str:
     return ""
 
 
+def value_at(values: Any, key: str) -> Any:
+    """The value under a dotted key of nested dicts, None where there is none."""
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
 def check_params(tree: Tree, file: str, locked: dict[str, Any]) -> dict[str, str]:
     """{key: what is wrong} for each parameter of a stage that is not as recorded."""
     data = tree.read(file)
     values = parse_yaml(data.decode()) if data is not None else {}
     problems = {}
     for key, recorded in locked.items():
-        current: Any = values
-        for part in key.split("."):
-            current = current.get(part) if isinstance(current, dict) else None
+        current = value_at(values, key)
         if current == recorded:
             continue
         if isinstance(current, dict) and isinstance(recorded, dict):
@@ -267,9 +272,7 @@ def _corpus(tree: Tree) -> Node:
 def find_value(tree: Tree, name: str) -> tuple[str, str]:
     """(what a name says, the file that holds it) for a metric, figure, table or sample."""
     data = tree.read(METRICS)
-    values: Any = json.loads(data) if data is not None else {}
-    for part in name.split("."):
-        values = values.get(part) if isinstance(values, dict) else None
+    values = value_at(json.loads(data) if data is not None else {}, name)
     if values is not None:
         return f"{name} = {json.dumps(values)}", METRICS
     outputs = [out["path"] for out in _locked_outputs(tree)]
@@ -338,9 +341,6 @@ def upstream(lock: dict[str, Any], path: str) -> list[str]:
 def commits_node(tree: Tree, stages: list[str]) -> Node:
     """The commits that hold exactly the code and parameters of these stages."""
     lock = read_lock(tree)
-    code = sorted(
-        {d["path"] for s in stages for d in lock[s].get("deps", []) if d["path"].endswith(".py")}
-    )
     params = {
         key: value
         for s in stages
@@ -348,6 +348,7 @@ def commits_node(tree: Tree, stages: list[str]) -> Node:
         for key, value in f.items()
     }
     wanted = {d["path"]: d["md5"] for s in stages for d in lock[s].get("deps", [])}
+    code = sorted(path for path in wanted if path.endswith(".py"))
     blobs: dict[str, str] = {}  # git's blob id -> md5 of its content
     params_agree: dict[str, bool] = {}
     start = tree.commit if isinstance(tree, Revision) else "HEAD"
@@ -368,7 +369,7 @@ def commits_node(tree: Tree, stages: list[str]) -> Node:
         blob = ids.get("params.yaml", "")
         if blob not in params_agree:
             text = git("cat-file", "blob", blob).decode() if blob else ""
-            params_agree[blob] = bool(blob) and not _differing(parse_yaml(text), params)
+            params_agree[blob] = bool(blob) and _holds(parse_yaml(text), params)
         if not params_agree[blob]:
             wrong.append("params.yaml")
         if not wrong:
@@ -385,12 +386,5 @@ def commits_node(tree: Tree, stages: list[str]) -> Node:
     )
 
 
-def _differing(values: Any, params: dict[str, Any]) -> list[str]:
-    wrong = []
-    for key, recorded in params.items():
-        current = values
-        for part in key.split("."):
-            current = current.get(part) if isinstance(current, dict) else None
-        if current != recorded:
-            wrong.append(key)
-    return wrong
+def _holds(values: Any, params: dict[str, Any]) -> bool:
+    return all(value_at(values, key) == recorded for key, recorded in params.items())
