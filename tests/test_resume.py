@@ -285,12 +285,14 @@ ALL = (*OUTPUTS, "reports", "data/evaluation", "dvc.lock", "README.md")
 def test_dvc_killed_leaves_no_trainer_and_the_next_repro_ends_in_the_same_bytes(
     number: str, tmp_path: Path
 ) -> None:
-    project = make_project(tmp_path / "p", log__save_interval=1e-6, train__max_steps=150)
+    # many steps after the last kill: a test that is slow to look must not find the run at its end
+    project = make_project(tmp_path / "p", log__save_interval=1e-6, train__max_steps=400)
     run(project, "dvc", "repro", "-q")
     whole = hashes(project, ALL)
     clone = tmp_path / "clone"
     run(tmp_path, "git", "clone", "-q", str(project), str(clone))
     for rows in (5, 30, 60):
+        (clone / "reports/train.csv").unlink(missing_ok=True)  # rows of this run alone are counted
         dvc = subprocess.Popen(
             ["dvc", "repro"], cwd=clone, env=environment(), start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -303,6 +305,7 @@ def test_dvc_killed_leaves_no_trainer_and_the_next_repro_ends_in_the_same_bytes(
         dvc.wait()
         psutil.wait_procs(trainers(clone), timeout=60)
         assert trainers(clone) == []
+        assert states(clone), (clone / ".cache/train.log").read_text()
     output = run(clone, "dvc", "repro").stdout
     assert "going on from step" in output
     assert hashes(clone, ALL) == whole
@@ -344,7 +347,10 @@ def test_a_killed_queued_task_goes_on_when_queued_again(finished: Path) -> None:
     commit(finished)
     change = ("-S", "train.max_steps=1500")
     run(finished, "dvc", "exp", "run", "--queue", "-n", "queued", *change)
-    run(finished, "dvc", "queue", "start")
+    subprocess.run(  # no pipe: the worker would hold it open until the queue is empty
+        ["dvc", "queue", "start"], cwd=finished, env=environment(), check=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
     wait_for_state(finished, 30)
     run(finished, "dvc", "queue", "kill", "-f", "queued")
     psutil.wait_procs(trainers(finished), timeout=60)
