@@ -46,3 +46,7 @@ class ReportError(UserError):
     """A result that the report needs is missing, stale, or was edited by hand."""
 
     exit_code = 1
+
+
+class BenchmarkError(UserError):
+    """What a benchmark compares with is missing, or failed."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.model.gpt import GPT, QUERY_BLOCK, GPTConfig
 
 SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 16, "vocab_size": 61}
 
@@ -37,16 +37,23 @@ def test_no_position_sees_a_later_one(architecture: str, kernel: str) -> None:
         assert not same[:, changed:].any()
 
 
+@pytest.mark.parametrize("tokens", [16, 2 * QUERY_BLOCK + 3])
 @pytest.mark.parametrize("architecture", ["gpt2", "modern"])
-def test_both_attention_kernels_give_the_same_gradients(architecture: str) -> None:
+def test_both_attention_kernels_give_the_same_gradients(architecture: str, tokens: int) -> None:
     gradients = []
     for kernel in ("sdpa", "matmul"):
-        model = randomised(architecture)
+        model = randomised(architecture, block_size=tokens)
         model.set_attention(kernel)
-        model(ids(), ids())[1].backward()
+        model(ids(2, tokens), ids(2, tokens))[1].backward()
         gradients.append([p.grad for p in model.parameters()])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_gelu_is_the_same_function() -> None:
+    model = randomised("gpt2")
+    compiled = torch.compile(model, backend="eager")  # what is traced, without a build
+    torch.testing.assert_close(compiled(ids())[0], model(ids())[0], rtol=1e-5, atol=1e-5)
 
 
 def test_the_head_is_tied_in_gpt2_alone() -> None:

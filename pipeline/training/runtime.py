@@ -238,4 +238,7 @@ def choose(params: TrainParams, block_size: int, flops: float = 0.0) -> Runtime:
     torch.use_deterministic_algorithms(True)
     if device == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32
+    elif params.numerics == "native" and "amx" not in _cpu_info():
+        # oneDNN's fp32 products, twice as fast as MKL's on AMD; with AMX they would be in bf16
+        torch.set_float32_matmul_precision("medium")
     return Runtime(device, precision, attention, compiled, threads, params.numerics)

@@ -1,0 +1,284 @@
+"""bench: what this machine can do, how much of it training reaches, and how that compares.
+
+Each measurement is a process of its own. With `--peer` nanoGPT's train.py runs on the same work in
+turn with ours (A B A B), so that a machine that drifts, drifts for both. The record is measured
+once and says when, where and from which commit; no stage reads it.
+"""
+
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from pipeline.benchmarking.workloads import QUALITY, SPEED, Quality, Speed, merged
+from pipeline.errors import BenchmarkError
+from pipeline.params import load_params
+
+RECORDS = Path("reports/benchmarks")
+ON = {"cpu": ("char", "10m", "124m"), "cuda": ("124m-1024",)}
+WORKLOADS = ", ".join([*SPEED, *QUALITY])
+FP32 = {"cpu": ("10m", "124m"), "cuda": ()}  # measured in full fp32 too
+
+
+def bench(
+    workload: list[str] = typer.Option(
+        [], "--workload", "-w", help=f"{WORKLOADS}; all of the device's if none."
+    ),
+    peer: Path | None = typer.Option(None, help="A checkout of nanoGPT to compare with."),
+    text: Path | None = typer.Option(
+        None, help="tinyshakespeare's input.txt; fetched if not given."
+    ),
+    device: str = typer.Option("cpu", help="cpu or cuda."),
+    repeats: int = typer.Option(3, min=1, help="Rounds of ours and the peer's in turn."),
+    threads: int = typer.Option(0, min=0, help="CPU threads of both; 0 for every core."),
+    write: bool = typer.Option(True, help="Write the record to reports/benchmarks/."),
+) -> None:
+    """Measure this machine's limits and the speed of training, alone or beside nanoGPT's.
+
+    Example: python -m pipeline bench --peer ../nanoGPT -w 10m
+    """
+    from pipeline.benchmarking.peer import check_peer
+    from pipeline.corpus.encoding import available_cores
+    from pipeline.reporting.benchmark import benchmark_page, benchmark_rows
+    from pipeline.reporting.markdown import table
+    from pipeline.storage import write_json, write_text
+
+    load_params()
+    if device not in ON:
+        raise BenchmarkError(f"--device: found {device}; allowed: {', '.join(ON)}")
+    names = workload or [*ON[device], *(QUALITY if device == "cpu" else ())]
+    for name in names:
+        if name not in SPEED and name not in QUALITY:
+            raise BenchmarkError(f"--workload: found {name}; allowed: {WORKLOADS}")
+    if peer:
+        check_peer(peer)
+    console = Console()
+    threads = threads or available_cores()
+    record = _machine(device, threads)
+    console.print(f"limits of {record['machine']['cpu']}, {threads} threads")
+    record["limits"] = _child("limits", [device, str(threads)], None)
+    console.print(", ".join(f"{k.replace('_', ' ')} {v:,.0f}" for k, v in record["limits"].items()))
+    with tempfile.TemporaryDirectory() as folder:
+        work = _Work(Path(folder), peer, text, device, threads, repeats, console)
+        record["speed"] = {name: work.speed(name) for name in names if name in SPEED}
+        record["quality"] = {name: work.quality(name) for name in names if name in QUALITY}
+    heads, rows = benchmark_rows(record)
+    console.print(table(heads, rows), markup=False, highlight=False, soft_wrap=True)
+    if write:
+        write_json(RECORDS / f"{device}.json", record)
+        write_text(RECORDS / f"{device}.md", benchmark_page(record))
+        console.print(f"wrote {RECORDS}/{device}.json and {device}.md")
+
+
+def _machine(device: str, threads: int) -> dict[str, Any]:
+    """What a measurement depends on, and the command."""
+    from importlib.metadata import version
+
+    try:
+        names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text("utf-8"))
+    except OSError:
+        names = [platform.processor()]
+    facts = {
+        "cpu": names[0] if names else platform.machine(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+    }
+    if device == "cuda":
+        asked = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        facts["gpu"] = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+    return {
+        "command": " ".join(["python -m pipeline", *sys.argv[1:]]),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "commit": _git("rev-parse", "HEAD") + ("-dirty" if _git("status", "--porcelain") else ""),
+        "device": device,
+        "threads": threads,
+        "load_average": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+        "machine": facts,
+    }
+
+
+def _git(*arguments: str) -> str:
+    run = subprocess.run(["git", *arguments], capture_output=True, text=True)
+    return run.stdout.strip()
+
+
+def _child(module: str, arguments: list[str], asked: dict[str, Any] | None) -> dict[str, Any]:
+    """What a measuring process of ours prints, and its peak memory."""
+    command = [sys.executable, "-m", f"pipeline.benchmarking.{module}", *arguments]
+    given = None if asked is None else json.dumps(asked)
+    run = subprocess.run(command, input=given, capture_output=True, text=True)
+    if run.returncode:
+        last = (run.stderr.strip().splitlines() or ["nothing said"])[-1]
+        raise BenchmarkError(f"{module}: ended with {run.returncode}: {last}")
+    found: dict[str, Any] = json.loads(run.stdout)
+    return found
+
+
+class _Work:
+    """The workloads, on tokens that are made once, in a folder that is removed at the end."""
+
+    def __init__(
+        self,
+        folder: Path,
+        peer: Path | None,
+        text: Path | None,
+        device: str,
+        threads: int,
+        repeats: int,
+        console: Console,
+    ) -> None:
+        self.folder, self.peer, self.text = folder, peer, text
+        self.device, self.threads, self.repeats, self.console = device, threads, repeats, console
+
+    def tokens(self, tokenizer: str) -> Path:
+        """tinyshakespeare by `fetch` and `prepare`: the last tenth is val, as in nanoGPT."""
+        from ruamel.yaml import YAML
+
+        project = self.folder / tokenizer
+        data = project / "data" / "tokens"
+        if data.is_dir():
+            return data
+        own = "data/own"
+        (project / own).mkdir(parents=True)
+        if self.text is not None:
+            if not self.text.is_file():
+                raise BenchmarkError(f"{self.text}: --text: not found; allowed: a text file")
+            shutil.copy(self.text, project / own)
+        settings = merged(
+            load_params().model_dump(),
+            {
+                "corpus": {"name": "tinyshakespeare", "path": own},
+                "prepare": {
+                    "tokenizer": tokenizer,
+                    "format": "bin",
+                    "split_by": "stream",
+                    "val_fraction": 0.1,
+                    "test_fraction": 0.0,
+                },
+            },
+        )
+        with (project / "params.yaml").open("w", encoding="utf-8") as file:
+            YAML().dump(settings, file)
+        paths = [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        for stage in ("fetch", "prepare"):
+            run = subprocess.run(
+                [sys.executable, "-m", "pipeline", stage],
+                cwd=project,
+                env=environment,
+                capture_output=True,
+                text=True,
+            )
+            if run.returncode:
+                raise BenchmarkError(f"{stage}: {run.stderr.strip()}")
+        return data
+
+    def ours(self, tokenizer: str, settings: dict[str, Any], steps: int | None) -> dict[str, Any]:
+        fixed = {"train": {"device": self.device}}
+        if "threads" not in settings["train"]:
+            fixed["train"]["threads"] = self.threads  # type: ignore[assignment]
+        asked = {
+            "data": str(self.tokens(tokenizer)),
+            "settings": merged(settings, {"train": {**settings["train"], **fixed["train"]}}),
+            "steps": steps,
+        }
+        return _child("ours", [], asked)
+
+    def theirs(self, tokenizer: str, flags: dict[str, Any]) -> dict[str, Any]:
+        from pipeline.benchmarking import peer
+
+        assert self.peer is not None
+        folder = self.folder / f"nanogpt-{tokenizer}"
+        peer.lay_out(self.peer, self.tokens(tokenizer), folder)
+        return peer.train(folder, flags, self.device, self.threads)
+
+    def speed(self, name: str) -> dict[str, Any]:
+        """Tokens per second of each repeat, ours and the peer's in turn."""
+        workload: Speed = SPEED[name]
+        ways: dict[str, dict[str, Any]] = {"ours": {}}
+        if name in FP32[self.device]:
+            ways["ours, fp32"] = {"precision": "fp32"}
+        if name == "char":  # `auto` finds that so short a recipe does not pay for compiling
+            ways["ours, compiled"] = {"compile": "on"}
+        rates: dict[str, list[float]] = {way: [] for way in ways}
+        facts: dict[str, Any] = {}
+        steps = workload.warm_up + workload.steps
+        for _ in range(self.repeats):
+            for way, train in ways.items():
+                settings = merged(workload.settings(), {"train": train})
+                run = self.ours(workload.tokenizer, settings, steps)
+                typical = statistics.median(run["seconds"][workload.warm_up :])
+                rates[way].append(run["tokens_per_step"] / typical)
+                facts[way] = {"runtime": run["runtime"], "peak_memory_mb": run["peak_memory_mb"]}
+                self._tell(name, way, rates[way][-1])
+            if self.peer:
+                theirs = self.theirs(workload.tokenizer, workload.nanogpt())
+                typical = statistics.median(theirs["seconds"][workload.warm_up :])
+                tokens = workload.micro_batch_size * workload.block_size
+                rates.setdefault("nanoGPT", []).append(tokens / typical)
+                self._tell(name, "nanoGPT", rates["nanoGPT"][-1])
+        return {
+            "shape": {k: getattr(workload, k) for k in ("n_layer", "n_head", "n_embd")},
+            "block_size": workload.block_size,
+            "micro_batch_size": workload.micro_batch_size,
+            "parameters": run["parameters"],
+            "flops_per_token": run["flops_per_token"],
+            "tokens_per_second": rates,
+            "ways": facts,
+        }
+
+    def quality(self, name: str) -> dict[str, Any]:
+        """Whole runs: the val loss that each seed reaches, in how many seconds."""
+        workload: Quality = QUALITY[name]
+        runs = []
+        theirs = []
+        for seed in workload.seeds:
+            settings = merged(workload.settings, {"train": {"seed": seed}})
+            run = self.ours(workload.tokenizer, settings, None)
+            runs.append(
+                {
+                    "seed": seed,
+                    "val_loss": run["val_loss"],
+                    "seconds": sum(run["seconds"]),
+                    "processor_seconds": run["processor_seconds"],
+                    "steps": len(run["seconds"]),
+                    "tokens": len(run["seconds"]) * run["tokens_per_step"],
+                    "parameters": run["parameters"],
+                    "runtime": run["runtime"],
+                }
+            )
+            self.console.print(
+                f"{name}, seed {seed}: val loss {run['val_loss']:.4f} "
+                f"in {runs[-1]['seconds']:.1f} s, {run['processor_seconds']:.1f} processor s"
+            )
+            if self.peer and workload.nanogpt:
+                theirs.append(self._nanogpt_quality(workload))
+                self.console.print(
+                    f"{name}, nanoGPT: val loss {theirs[-1]['val_loss']:.4f} "
+                    f"in {theirs[-1]['seconds']:.1f} s"
+                )
+        return {"target": workload.target, "ours": runs, "nanogpt": theirs}
+
+    def _nanogpt_quality(self, workload: Quality) -> dict[str, Any]:
+        run = self.theirs(workload.tokenizer, workload.nanogpt)
+        typical = statistics.median(run["seconds"])  # in place of the iterations with a look at val
+        iterations = int(workload.nanogpt["max_iters"])
+        seconds = sum(run["seconds"]) + typical * (iterations - len(run["seconds"]))
+        asked = {"checkpoint": run["checkpoint"], "tokens": run["val_tokens"]}
+        return {"seconds": seconds, **_child("peer_loss", [], asked)}
+
+    def _tell(self, name: str, way: str, rate: float) -> None:
+        self.console.print(f"{name}, {way}: {rate:,.0f} tokens/s")

@@ -1,0 +1,91 @@
+"""One run of this project's training loop, timed: a process of its own that prints JSON.
+
+Reads {"data": folder of tokens, "settings": {section: {key: value}}, "steps": how many of the
+recipe's steps, or null for all and the loss on the whole val split after them} from its input.
+The steps are the trainer's own; looks at val, samples and saves in between are left out, as they
+are of the other side's times.
+"""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.benchmarking.workloads import with_settings
+from pipeline.params import load_params
+from pipeline.training import runtime as runtimes
+
+
+def main(asked: dict[str, Any]) -> dict[str, Any]:
+    """Train as asked; returns seconds of each step, and more."""
+    params = with_settings(load_params(), asked["settings"])
+    runtimes.prepare_process(params.train)
+
+    from pipeline.corpus import tokenizers
+    from pipeline.corpus.batches import Batches
+    from pipeline.corpus.token_file import load_split
+    from pipeline.evaluation.perplexity import score_split
+    from pipeline.model.gpt import GPT, GPTConfig
+    from pipeline.randomness import seed_for
+    from pipeline.training.loop import Trainer
+
+    data, train = Path(asked["data"]), params.train
+    tokenizer = tokenizers.load(data / "tokenizer.json")
+    shape = params.model.model_dump(exclude={"size"})
+    model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **shape))
+    model.initialise(seed_for(train.seed, "initialise"))
+    sequences = train.micro_batch_size * train.grad_accum_steps
+    batches = Batches(
+        load_split(data, "train").tokens,
+        params.model.block_size,
+        sequences,
+        train.batch_order,
+        train.seed,
+    )
+    tokens_per_step = sequences * params.model.block_size
+    flops = float(model.flops_per_token() * tokens_per_step * train.max_steps)
+    runtime = runtimes.choose(train, params.model.block_size, flops)
+    model.to(runtime.device)
+    trainer = Trainer(model, batches, train, runtime, tokenizer.to_json())
+    seconds: list[float] = []
+    processor = time.process_time()
+    for _ in range(asked["steps"] or train.max_steps):
+        start = time.perf_counter()
+        trainer.train_step()
+        if runtime.device == "cuda":
+            trainer.read_back()
+        seconds.append(time.perf_counter() - start)
+    processor = time.process_time() - processor
+    loss = trainer.read_back()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kB on Linux
+    if runtime.device == "cuda":
+        import torch
+
+        peak = torch.cuda.max_memory_allocated() / 1e6
+    facts = {
+        "seconds": seconds,
+        "processor_seconds": processor,
+        "tokens_per_step": tokens_per_step,
+        "flops_per_token": model.flops_per_token(),
+        "parameters": model.count_parameters(),
+        "runtime": runtime.describe(),
+        "train_loss": loss,
+        "peak_memory_mb": round(peak),
+    }
+    if asked["steps"] is None:
+        score = score_split(
+            model.eval(),
+            load_split(data, "val").tokens,
+            overlap=0.0,
+            batch_size=16,
+            autocast=runtime.autocast,
+            name="val",
+        )
+        facts["val_loss"] = score.loss
+    return facts
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(json.load(sys.stdin))))

@@ -1,0 +1,102 @@
+"""What `bench` measured, as tables: reports/benchmarks/DEVICE.md and the README's section."""
+
+import statistics
+from typing import Any
+
+from pipeline.reporting.markdown import code, table
+
+PEER = "nanoGPT"
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]  # heads, rows
+
+
+def benchmark_rows(record: dict[str, Any]) -> Table:
+    """Heads and rows of the speeds: the median of the repeats, with the least and the most."""
+    heads = ("workload", "", "tokens/s", "least to most", "of the bf16 limit", f"over {PEER}")
+    rows: list[tuple[str, ...]] = []
+    for name, workload in record["speed"].items():
+        peer = workload["tokens_per_second"].get(PEER)
+        for way, rates in workload["tokens_per_second"].items():
+            flops = statistics.median(rates) * workload["flops_per_token"]
+            share = flops / 1e9 / record["limits"]["bf16_gflops"]
+            ratio = ""
+            if peer and way != PEER:  # pair by pair, as the machine drifts
+                ratio = f"{statistics.median(a / b for a, b in zip(rates, peer, strict=True)):.2f}"
+            rows.append(
+                (
+                    name,
+                    way,
+                    f"{statistics.median(rates):,.0f}",
+                    f"{min(rates):,.0f} to {max(rates):,.0f}",
+                    f"{share:.2f}",
+                    ratio,
+                )
+            )
+    return heads, rows
+
+
+def quality_rows(record: dict[str, Any]) -> Table:
+    """Heads and rows of the whole runs: a row a seed, the peer's run beside it."""
+    heads = ("workload", "seed", "val loss", "s", "processor s", f"{PEER}: val loss", "s", "ratio")
+    rows = []
+    for name, workload in record["quality"].items():
+        for number, run in enumerate(workload["ours"]):
+            row = [
+                name,
+                str(run["seed"]),
+                f"{run['val_loss']:.4f}",
+                f"{run['seconds']:.1f}",
+                f"{run['processor_seconds']:.1f}",
+            ]
+            if workload["nanogpt"]:
+                peer = workload["nanogpt"][number]
+                ratio = peer["seconds"] / run["seconds"]
+                row += [f"{peer['val_loss']:.4f}", f"{peer['seconds']:.1f}", f"{ratio:.1f}"]
+            rows.append(tuple([*row, "", "", ""][: len(heads)]))
+    return heads, rows
+
+
+def benchmark_tables(record: dict[str, Any]) -> str:
+    """Where and when it was measured, this machine's limits, both tables."""
+    machine, limits = record["machine"], record["limits"]
+    where = machine.get("gpu") or f"{machine['cpu']}, {record['threads']} threads"
+    said = ", ".join(
+        f"{name.replace('_gflops', '').replace('_', ' ')} {value:,.0f} GFLOP/s"
+        for name, value in limits.items()
+        if name.endswith("gflops")
+    )
+    parts = [
+        f"{where}, torch {machine['torch']}, {record['date']}, commit {code(record['commit'][:12])}"
+        f": {code(record['command'])}.",
+        f"Limits, square products in the same run: {said}; memory "
+        f"{limits['copy_gb_per_second']:,.0f} GB/s.",
+    ]
+    for heads, rows in (benchmark_rows(record), quality_rows(record)):
+        if rows:
+            parts.append(table(heads, rows))
+    return "\n\n".join(parts)
+
+
+def benchmark_page(record: dict[str, Any]) -> str:
+    """reports/benchmarks/DEVICE.md."""
+    rows = []
+    for name, workload in record["speed"].items():
+        shape = workload["shape"]
+        described = "/".join(str(shape[key]) for key in ("n_layer", "n_head", "n_embd"))
+        for way, facts in workload["ways"].items():
+            rows.append(
+                (
+                    name,
+                    way,
+                    described,
+                    str(workload["block_size"]),
+                    str(workload["micro_batch_size"]),
+                    f"{workload['parameters']:,}",
+                    facts["runtime"],
+                    f"{facts['peak_memory_mb']:,}",
+                )
+            )
+    heads = ("workload", "", "layers/heads/width", "T", "B", "parameters", "how", "peak MB")
+    parts = [f"# Speed on {record['device']}", benchmark_tables(record)]
+    if rows:
+        parts.append(table(heads, rows))
+    return "\n\n".join(parts) + "\n"

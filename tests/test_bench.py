@@ -1,0 +1,157 @@
+"""`bench`: our loop and a peer's are timed on the same tokens, and the page says what was found."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_project import ROOT, environment, run
+
+from pipeline.benchmarking import peer
+from pipeline.benchmarking.workloads import QUALITY, SPEED, merged, with_settings
+from pipeline.corpus.token_file import load_split
+from pipeline.errors import BenchmarkError
+from pipeline.params import load_params
+from pipeline.reporting.benchmark import benchmark_page, benchmark_rows, quality_rows
+
+# prints its iterations as nanoGPT's train.py does, from what it is given
+TRAIN_PY = """
+import os, pickle, sys
+import numpy as np
+flags = dict(flag[2:].split("=") for flag in sys.argv[1:])
+folder = os.path.join("data", flags["dataset"])
+ids = np.fromfile(os.path.join(folder, "train.bin"), dtype=np.uint16)
+assert ids.max() < pickle.load(open(os.path.join(folder, "meta.pkl"), "rb"))["vocab_size"]
+print("step 0: train loss 4.2874, val loss 4.2823")
+for i in range(int(flags["max_iters"]) + 1):
+    print(f"iter {i}: loss {4 - i / 100:.4f}, time {9 + i}.50ms, mfu -100.00%")
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    folder = tmp_path / "peer"
+    folder.mkdir()
+    (folder / "train.py").write_text(TRAIN_PY)
+    for name in ("model.py", "configurator.py"):
+        (folder / name).write_text("")
+    return folder
+
+
+def ours(project: Path, settings: dict[str, dict[str, object]], steps: int | None) -> dict:
+    asked = {"data": "data/tokens", "settings": settings, "steps": steps}
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.benchmarking.ours"], input=json.dumps(asked),
+        cwd=project, env=environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+def test_our_steps_are_timed_one_by_one_and_val_is_scored_after_a_whole_run(finished: Path) -> None:
+    part = ours(finished, {"train": {"seed": 3}}, 4)
+    assert len(part["seconds"]) == 4
+    assert all(second > 0 for second in part["seconds"])
+    assert part["tokens_per_step"] == 4 * 16
+    assert "val_loss" not in part
+    whole = ours(finished, {"train": {"max_steps": 6}}, None)
+    assert len(whole["seconds"]) == 6
+    assert 0 < whole["val_loss"] < 6
+
+
+def test_the_peer_gets_our_tokens_in_its_format_and_is_read_line_by_line(
+    finished: Path, checkout: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "work"
+    peer.lay_out(checkout, finished / "data/tokens", folder)
+    ours = load_split(finished / "data/tokens", "train").tokens
+    theirs = np.fromfile(folder / "data/tokens/train.bin", dtype=np.uint16)
+    assert theirs.tolist() == np.asarray(ours[: len(ours)]).tolist()
+    (folder / "data/tokens/meta.pkl").write_bytes(
+        __import__("pickle").dumps({"vocab_size": 257})
+    )  # byte tokens are not renumbered
+    found = peer.train(folder, {"max_iters": 5, "eval_interval": 2}, "cpu", 1)
+    # iterations 0, 2 and 4 hold a look at val
+    assert found["seconds"] == pytest.approx([0.0105, 0.0125, 0.0145])
+    assert found["train_loss"] == 3.95
+
+
+def test_a_folder_that_is_no_checkout_and_a_failing_peer_are_one_line(
+    finished: Path, checkout: Path, tmp_path: Path
+) -> None:
+    (checkout / "train.py").write_text("raise SystemExit('no such corpus')")
+    peer.lay_out(checkout, finished / "data/tokens", tmp_path / "work")
+    with pytest.raises(BenchmarkError, match="ended with 1: no such corpus"):
+        peer.train(tmp_path / "work", {"eval_interval": 1}, "cpu", 1)
+    (checkout / "model.py").unlink()
+    with pytest.raises(BenchmarkError, match="found no model"):
+        peer.check_peer(checkout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-w", "124g"], "--workload: found 124g; allowed: char"),
+        (["--device", "tpu"], "--device: found tpu; allowed: cpu, cuda"),
+        (["--peer", "nowhere"], "nowhere: --peer: found no train.py"),
+    ],
+)
+def test_what_is_not_known_is_one_line(finished: Path, arguments: list[str], said: str) -> None:
+    done = run(finished, "python", "-m", "pipeline", "bench", *arguments, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+
+
+def test_every_workload_is_a_whole_set_of_valid_settings() -> None:
+    params = load_params(ROOT / "params.yaml")
+    for name, speed in SPEED.items():
+        ours = with_settings(params, speed.settings())
+        flags = speed.nanogpt()
+        assert flags["n_embd"] == ours.model.n_embd, name
+        assert flags["batch_size"] == ours.train.micro_batch_size, name
+        assert ours.train.optimizer == "adamw", name
+    for quality in QUALITY.values():
+        with_settings(params, quality.settings)
+    assert merged({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}}) == {"a": {"x": 1, "y": 3}}
+
+
+def test_the_ratio_is_the_median_of_the_pairs_and_the_share_that_of_the_limit() -> None:
+    record = {
+        "device": "cpu",
+        "command": "python -m pipeline bench",
+        "date": "2026-01-01",
+        "commit": "0123456789abcdef",
+        "threads": 2,
+        "machine": {"cpu": "A CPU", "torch": "2"},
+        "limits": {"bf16_gflops": 100.0, "copy_gb_per_second": 9.0},
+        "speed": {
+            "char": {
+                "shape": {"n_layer": 1, "n_head": 2, "n_embd": 4},
+                "block_size": 8,
+                "micro_batch_size": 2,
+                "parameters": 1234,
+                "flops_per_token": 1_000_000,
+                "tokens_per_second": {"ours": [4e4, 6e4, 5e4], "nanoGPT": [1e4, 1e4, 5e4]},
+                "ways": {"ours": {"runtime": "cpu, bf16", "peak_memory_mb": 321}},
+            }
+        },
+        "quality": {
+            "goal": {
+                "target": 1.9,
+                "ours": [
+                    {"seed": 1, "val_loss": 1.85, "seconds": 5.0, "processor_seconds": 9.0},
+                ],
+                "nanogpt": [{"val_loss": 1.91, "seconds": 60.0}],
+            }
+        },
+    }
+    _, rows = benchmark_rows(record)
+    assert rows[0] == ("char", "ours", "50,000", "40,000 to 60,000", "0.50", "4.00")
+    assert rows[1][-1] == ""
+    _, rows = quality_rows(record)
+    assert rows == [("goal", "1", "1.8500", "5.0", "9.0", "1.9100", "60.0", "12.0")]
+    page = benchmark_page(record)
+    assert "| char | ours | 1/2/4 | 8 | 2 | 1,234 | cpu, bf16 | 321 |" in page
+    assert "0123456789ab`" in page
