@@ -169,17 +169,19 @@ def _by_strategy(
     from pipeline.evaluation.sampling import as_set, compared_strategies, generate
 
     prompt = tokenizer.encode(sample.prompt).tolist() or [tokenizer.eot_id]
+    most_tokens = min(STRATEGY_TOKENS, sample.max_new_tokens)
     texts = []
     for name, strategy in compared_strategies(as_set(sample)).items():
         (ids,) = generate(
             model,
             prompt,
             **asdict(strategy),
-            max_new_tokens=min(STRATEGY_TOKENS, sample.max_new_tokens),
+            max_new_tokens=most_tokens,
             seed=sample.seed,
             stop_id=tokenizer.eot_id,
         )
-        texts.append({"strategy": name, "text": tokenizer.decode(prompt + ids)})
+        text = tokenizer.decode(prompt + ids)
+        texts.append({"strategy": name, "most_tokens": most_tokens, "text": text})
     return texts
 
 
