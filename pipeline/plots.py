@@ -14,7 +14,6 @@ from pipeline.storage import write_text
 
 DVC = Path(".dvc")
 PAGE = DVC / "plots.html"
-VEGA_LITE = "5.21"  # of the schema that DVC's templates name
 TEMPLATE = """<!doctype html>
 <html lang="en">
 <head>
@@ -48,7 +47,7 @@ def plots() -> None:
     if not DVC.is_dir():
         raise ReportError(f"{DVC}: not found; run from the project's top folder")
     # its stub asks for a snippet, without which the bundle is the whole of Vega
-    script = vl_convert.javascript_bundle(vl_version=VEGA_LITE)  # type: ignore[call-arg]
+    script = vl_convert.javascript_bundle()  # type: ignore[call-arg]
     write_text(PAGE, TEMPLATE % script.replace("</script", "<\\/script"))
     setting = ["config", "--quiet", "--local", "plots.html_template", PAGE.name]
     subprocess.run([sys.executable, "-m", "dvc", *setting], check=True)

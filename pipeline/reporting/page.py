@@ -5,6 +5,7 @@ recorded sweeps (reports/sweeps/NAME.md) stand inside it.
 """
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -130,16 +131,10 @@ def _data_uri(png: bytes) -> str:
 
 
 def _sweeps() -> list[Markup]:
-    """The pages of the recorded sweeps, their headings below this page's own."""
+    """The pages of the recorded sweeps, their headings two levels below this page's own."""
     pages = [path for path in sorted(SWEEPS.glob("*.md")) if path.name != "README.md"]
-    return [
-        Markup(
-            to_html(path.read_text(encoding="utf-8"), SWEEPS)
-            .replace("h2>", "h4>")
-            .replace("h1>", "h3>")
-        )
-        for path in pages
-    ]
+    texts = [path.read_text(encoding="utf-8") for path in pages]
+    return [to_html(re.sub(r"^#", "###", text, flags=re.MULTILINE), SWEEPS) for text in texts]
 
 
 def _tiles(results: Results) -> list[tuple[str, str]]:
