@@ -67,7 +67,7 @@ def test_a_diff_opens_offline_in_a_browser(two_revisions: Path, browser: Any) ->
     drawn = "return document.querySelectorAll('canvas, svg.marks').length"
     assert browser.execute_script(drawn) == len(WHAT) * len(BY)
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
-    assert set(asked(browser)) <= {address}
+    assert asked(browser) == [address]
 
 
 def test_outside_a_dvc_repository_it_is_an_error_of_one_line(

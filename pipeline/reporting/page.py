@@ -64,7 +64,8 @@ def report_page(
     model, corpus = results.run["model"], results.meta["corpus"]
     sweeps = _sweeps()
     return template.render(
-        title=f"A {model['architecture']} model of {corpus['name']}",
+        title=f"{corpus['name']}: a {model['architecture']} model of "
+        f"{count(model['parameters'], 'parameter')}",
         headings={name: text for name, text in HEADINGS.items() if name != "sweeps" or sweeps},
         summary=sections["SUMMARY"],
         tiles=_tiles(results),
@@ -82,7 +83,11 @@ def report_page(
             for sample in results.run["samples"]
         ],
         sweeps=sweeps,
-        corpus=[(name.replace("_", " "), _readable(value)) for name, value in corpus.items()],
+        corpus=[
+            (name.replace("_", " "), _readable(value))
+            for name, value in corpus.items()
+            if value is not None
+        ],
         splits=_splits(results.meta["splits"]),
         frequent=_frequent(results),
         settings={
