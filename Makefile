@@ -5,6 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 EXTRAS := .venv/.installed-extras
+PLOTS := .dvc/plots.html
 
 # the stages' `python` is the one of .venv
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -15,7 +16,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
-setup: $(READY) ## Install everything into .venv, at the versions of constraints.txt
+setup: $(READY) $(PLOTS) ## Install everything into .venv, at the versions of constraints.txt
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
@@ -26,15 +27,18 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(PLOTS): | $(READY)
+	@$(BIN)/python -m pipeline plots
+
 $(EXTRAS): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  -e '.[dev,demo,eval]'
 	@touch $@
 
-repro: $(READY) ## Run every stage that is due: raw text to README
+repro: $(READY) $(PLOTS) ## Run every stage that is due: raw text to README
 	$(BIN)/dvc repro
 
-report: $(READY) ## Rewrite figures, results and the README's sections from the last run
+report: $(READY) ## Rewrite report.html, figures, results, the README's sections from the last run
 	$(BIN)/dvc repro --single-item --force report
 
 test: lint ## Check style and types, run the fast tests
