@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from finished_run import META, RUN, metrics, write_run
+from tiny_project import run
 
 from pipeline.errors import ReportError
 from pipeline.reporting.page import report_page, to_html
@@ -159,6 +160,15 @@ def test_a_missing_input_is_an_error_of_one_line(folder: Path) -> None:
 
 def test_html_in_markdown_is_text() -> None:
     assert "&lt;img" in to_html("<img src=x>", Path())
+
+
+@pytest.mark.slow
+def test_a_recorded_sweep_makes_the_report_due_and_nothing_else(finished: Path) -> None:
+    (finished / "reports/sweeps/rates.md").write_text("# Sweep rates\n\nNone won.\n")
+    assert [*json.loads(run(finished, "dvc", "status", "--json").stdout)] == ["report"]
+    run(finished, "dvc", "repro", "-q")
+    assert "<h3>Sweep rates</h3>" in (finished / "reports/report.html").read_text(encoding="utf-8")
+    run(finished, "python", "-m", "pipeline", "report", "--check")
 
 
 @pytest.mark.slow
