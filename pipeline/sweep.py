@@ -1,0 +1,450 @@
+"""Commands sweep run, sweep table, sweep promote: several settings compared, through DVC."""
+
+import shlex
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.errors import ReportError, SweepError
+from pipeline.params import load_params
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from pipeline.reporting.experiments import Experiment
+    from pipeline.reporting.sweep_record import Record
+    from pipeline.sweeps.plan import Plan
+    from pipeline.sweeps.queue import Queue, Status
+
+SECONDS_BETWEEN_LOOKS = 1.0
+LOOKS_BEFORE_A_NEW_WORKER = 15  # that the runs have waited while none was at work
+
+app = typer.Typer(
+    help="Compare several settings: run them side by side, tell which is best, take it over.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+Name = Annotated[str | None, typer.Argument(help="The sweep: sweeps/NAME.yaml, or a new name.")]
+
+
+@app.command()
+def run(
+    name: Name = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("-S", help="key=a,b: a grid, instead of a file.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
+    retry: Annotated[bool, typer.Option("--retry", help="Run those that failed again.")] = False,
+) -> None:
+    """Queue every run of a sweep as a DVC experiment and run them, `workers` at a time.
+
+    The cores are shared out: train.threads = cores / workers, unless the sweep sets it. After
+    Ctrl-C the same command goes on: what is done stays, what was at work goes on from its state.
+
+    Examples:
+
+        python -m pipeline sweep run width --workers 2
+
+        python -m pipeline sweep run -S 'train.lr=1e-3,5e-4,1e-4' -S 'model.n_layer=1,2'
+    """
+    from pipeline.reporting.experiments import experiments
+    from pipeline.sweeps import queue as queues
+
+    settings = settings or []
+    plan, workers = _planned(name, settings, workers)
+    _refuse_uncommitted()
+    stopping = _stop_on_signals()
+    queue = queues.Queue()
+    left = _take_up(queue, plan)
+    found = experiments(plan.baseline)
+    todo = [m for m in plan.members if m.name not in left]
+    kept = {m.name for m in todo if _stands(found.get(m.name), m.settings, retry)}
+    todo = [m for m in todo if m.name not in kept]
+    queues.forget(m.name for m in todo if m.name in found)
+    plan.save()
+    with _Show(plan, kept, workers) as show:
+        untracked = queues.untracked(
+            ["data/init", *(_corpus_path(m.settings) for m in plan.members)]
+        )
+        for number, member in enumerate(todo):
+            show.line(f"queueing {number + 1} of {len(todo)}: {member.name}")
+            if not stopping:
+                queues.add(member, untracked)
+        _watch(queue, plan, workers, show, stopping)
+    found = experiments(plan.baseline)
+    failed = [found[m.name] for m in plan.members if m.name in found and found[m.name].error()]
+    for experiment in failed:
+        print(f"failed: {experiment.name}: {experiment.error()}")
+    done = sum(1 for m in plan.members if m.name in found and found[m.name].state == "done")
+    print(f"{done} of {len(plan.members)} runs are done, {len(failed)} failed")
+    again = "" if not failed else f"; `{_command(plan, settings, workers)} --retry` tries again"
+    print(f"next: python -m pipeline sweep table {plan.name}{again}")
+    if stopping:
+        print(f"stopped; to go on: {_command(plan, settings, workers)}")
+        raise typer.Exit(130)
+    if not done:
+        raise SweepError(f"sweep {plan.name}: every run failed")
+
+
+@app.command()
+def table(
+    name: Name = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; fail if anything differs.")
+    ] = False,
+) -> None:
+    """Write a sweep's record, table and figures to reports/sweeps/, and the README's section SWEEP.
+
+    The numbers are those of `dvc exp show`. Without NAME, all sweeps are drawn anew from their
+    records.
+
+    Example: `python -m pipeline sweep table width`
+    """
+    from pipeline.reporting.readme import README, differing, fill
+    from pipeline.reporting.sweep_record import RECORDS, read_record, recorded
+    from pipeline.reporting.sweep_table import as_section
+    from pipeline.storage import write_bytes
+
+    dpi = load_params().report.dpi
+    records = {each: read_record(each) for each in recorded()}
+    if check:
+        wrong = [line for record in records.values() for line in _contradicted(record)]
+    elif name is not None:
+        records[name] = _record(name)
+    files = {
+        path: data for record in records.values() for path, data in _rendered(record, dpi).items()
+    }
+    leftover = [path for path in RECORDS.glob("*/*.png") if path not in files]
+    section = {"SWEEP": as_section([records[each] for each in sorted(records)])}
+    readme = README.read_bytes()
+    changed = [path for path, data in files.items() if not _holds(path, data)]
+    if check:
+        wrong += [path.as_posix() for path in (*changed, *leftover)]
+        if records or b"<!--AUTO:SWEEP:" in readme:
+            wrong += [f"{README}: section {each}" for each in differing(readme, section)]
+        if wrong:
+            again = "python -m pipeline sweep table"
+            raise ReportError(f"{', '.join(wrong)}: not what the records say; run `{again}`")
+        print(f"{README} and {RECORDS}/ are what the sweeps' records say")
+        return
+    filled = fill(readme, section)  # before any write: its markers may be broken
+    for path in changed:
+        write_bytes(path, files[path])
+    for path in leftover:
+        path.unlink()
+    if filled != readme:
+        write_bytes(README, filled)
+    for each in [name] if name else records:
+        _print_table(records[each])
+    print(f"wrote {RECORDS}/ and the section SWEEP of {README}")
+
+
+@app.command()
+def promote(name: Annotated[str, typer.Argument(help="The sweep.")]) -> None:
+    """Make the best run of a sweep the workspace's state, README's sections included.
+
+    Its settings go into params.yaml and DVC takes its results from the run-cache. What you have
+    written around the README's sections stays, committed or not.
+
+    Example: `python -m pipeline sweep promote width`
+    """
+    from pipeline.reporting.lineage import Revision, WorkingTree, read_lock
+    from pipeline.reporting.sweep_record import best_run
+    from pipeline.sweeps import queue as queues
+
+    record = _record(name)
+    best = best_run(record)
+    settings = {**record["all_with"], **best["settings"]}
+    words = ", ".join(f"{key}={value}" for key, value in settings.items())
+    print(f"promoting {best['name']}: {words}", flush=True)
+    queues.run_here(settings)
+    made, before = read_lock(WorkingTree()), read_lock(Revision(best["commit"]))
+    for stage in ("train", "evaluate"):
+        if made[stage]["outs"] != before[stage]["outs"]:
+            raise ReportError(
+                f"stage {stage}: its results are not those of {best['name']}; code, data or "
+                f"platform differ from then: run the sweep again"
+            )
+    print(f"the workspace holds the results of {best['name']}, to the byte; commit them to keep")
+
+
+def _planned(name: str | None, settings: list[str], workers: int) -> tuple["Plan", int]:
+    """The sweep that was asked for, and how many workers the cores have threads for."""
+    from pipeline.corpus.encoding import available_cores
+    from pipeline.reporting.lineage import git
+    from pipeline.sweeps.plan import FILES, load_plan, plan_from_file, plan_from_flags
+
+    if name is None and not settings:
+        there = ", ".join(sorted(path.stem for path in FILES.glob("*.yaml"))) or "none"
+        raise SweepError(f"sweep: found no name; allowed: one of {FILES}/ ({there}), or -S key=a,b")
+    if name and settings and (FILES / f"{name}.yaml").is_file():
+        raise SweepError(f"sweep {name}: {FILES}/{name}.yaml says it; allowed: another name for -S")
+    if name is None:  # named by what it varies
+        keys = [flag.partition("=")[0] for flag in settings if "," in flag]
+        name = "-".join(key.split(".")[-1] for key in keys) or "sweep"
+    head = git("rev-parse", "HEAD").decode().strip()
+    cores, threads = available_cores(), max(1, available_cores() // workers)
+    before = load_plan(name)
+    if before and before.baseline == head:  # the same threads, or the runs would not compare
+        threads = before.threads
+    plan = plan_from_flags(name, settings, threads) if settings else plan_from_file(name, threads)
+    plan.baseline = head
+    if before and before.baseline == head:
+        plan.seconds_before = before.seconds_before
+    asked = [member.settings["train.threads"] for member in plan.members]
+    each = max(cores if number == "auto" else int(number) for number in asked)
+    most = max(1, cores // each)
+    if workers > most:
+        print(f"{most} at a time: {cores} cores, and train.threads is {each} in this sweep")
+    return plan, min(workers, most)
+
+
+def _refuse_uncommitted() -> None:
+    """All runs of a sweep start from one commit: its code and settings are theirs."""
+    from pipeline.reporting.lineage import git
+    from pipeline.reporting.stages import DVC_FILE, read_stages
+
+    paths = {"params.yaml", str(DVC_FILE), *(path for s in read_stages() for path in s.code)}
+    changed = git("status", "--porcelain", "--", *sorted(paths)).decode().splitlines()
+    if changed:
+        raise SweepError(
+            f"{changed[0][3:]}: found changes that are not committed; allowed: a sweep that starts "
+            "from a commit, so commit them first"
+        )
+
+
+def _take_up(queue: "Queue", plan: "Plan") -> set[str]:
+    """What an earlier command that was killed left in the queue and is still to be run."""
+    names = {member.name for member in plan.members}
+    status = queue.status()
+    at_work = names & status.running.keys()
+    if at_work and not queue.workers():
+        queue.bury(at_work)
+        at_work = set()
+    return at_work | (names & status.queued)
+
+
+def _stands(experiment: "Experiment | None", settings: dict[str, Any], retry: bool) -> bool:
+    """Whether a run need not be queued: done with these settings, or failed with them."""
+    if experiment is None or experiment.state not in ("done", "failed"):
+        return False
+    return not experiment.differing(settings) and (experiment.state == "done" or not retry)
+
+
+def _corpus_path(settings: dict[str, Any]) -> str:
+    return str(settings.get("corpus.path", load_params().corpus.path))
+
+
+def _watch(queue: "Queue", plan: "Plan", workers: int, show: "_Show", stopping: list[int]) -> None:
+    """Until nothing of the sweep waits or runs, or a signal came."""
+    from pipeline.sweeps import queue as queues
+
+    names = {member.name for member in plan.members}
+    idle, ended = 0, 0
+    if names & queue.status().queued and not stopping:
+        queues.start(workers)
+    while ended < 2:  # a task on its way from waiting to running is in neither for a moment
+        status = queue.status()
+        waiting, at_work = names & status.queued, names & status.running.keys()
+        ended = 0 if waiting or at_work else ended + 1
+        if stopping and not ended:
+            show.line("stopping: the runs at work save their state")
+            for name, seconds in queue.stop(names).items():
+                plan.seconds_before[name] = plan.seconds_before.get(name, 0.0) + seconds
+            plan.save()
+            return
+        idle = idle + 1 if waiting and not at_work else 0
+        if idle >= LOOKS_BEFORE_A_NEW_WORKER:
+            idle = 0
+            if not queue.workers():
+                queues.start(workers)
+        show.update(status)
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _record(name: str) -> "Record":
+    """A sweep's record from DVC's experiments, or the one on disk where they are not here."""
+    from pipeline.reporting.sweep_record import finished, read_record, recorded
+
+    record = _taken(name)
+    if record is None or (not finished(record) and name in recorded()):
+        return read_record(name)
+    return record
+
+
+def _taken(name: str) -> "Record | None":
+    """What DVC's records say of the sweep now; None where it did not run in this repository."""
+    from pipeline.reporting.sweep_record import take_record
+    from pipeline.sweeps.plan import load_plan
+
+    plan = load_plan(name)
+    if plan is None:
+        return None
+    settings = {member.name: member.settings for member in plan.members}
+    return take_record(
+        name, plan.description, plan.varied, settings, plan.baseline, plan.seconds_before
+    )
+
+
+def _contradicted(record: "Record") -> list[str]:
+    """The runs of a record that DVC's experiments, where they are still here, do not bear out."""
+    from pipeline.reporting.sweep_record import RECORDS, finished
+
+    now = _taken(record["sweep"])
+    then = {run["name"]: run for run in record["runs"]}
+    return [
+        f"{RECORDS}/{record['sweep']}.json: {run['name']}"
+        for run in (finished(now) if now else [])
+        if any(run[key] != then.get(run["name"], {}).get(key) for key in ("val", "commit", "curve"))
+    ]
+
+
+def _rendered(record: "Record", dpi: int) -> dict[Path, bytes]:
+    """Every file of a sweep under reports/."""
+    import json
+
+    from pipeline.reporting.sweep_plots import draw_sweep
+    from pipeline.reporting.sweep_record import RECORDS
+    from pipeline.reporting.sweep_table import as_csv, as_page
+
+    name = record["sweep"]
+    figures = draw_sweep(record, dpi)
+    texts = {
+        "json": json.dumps(record, indent=2, ensure_ascii=False) + "\n",
+        "csv": as_csv(record),
+        "md": as_page(record, list(figures)),
+    }
+    files = {RECORDS / f"{name}.{ending}": text.encode() for ending, text in texts.items()}
+    return {**files, **{RECORDS / name / figure: data for figure, data in figures.items()}}
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == data
+
+
+def _print_table(record: "Record") -> None:
+    """The table in the terminal, the best first."""
+    import csv
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.reporting.sweep_table import as_csv, verdict
+
+    rows = list(csv.DictReader(as_csv(record).splitlines()))
+    shown = ["best", *record["varied"], "val.bits_per_byte", "test.bits_per_byte"]
+    shown += ["test.perplexity", "parameters", "tokens", "seconds", "commit", "state"]
+    drawn = Table(title=f"{record['sweep']}: {record['description']}".rstrip(": "))
+    for head in shown:
+        drawn.add_column(head, overflow="fold")
+    for row in rows:
+        cells = {**row, "commit": row["commit"][:7]}
+        for key in ("val.bits_per_byte", "test.bits_per_byte", "test.perplexity"):
+            cells[key] = row[key] and f"{float(row[key]):.4f}"
+        if row["error"]:
+            cells["state"] = f"{row['state']}: {row['error']}"
+        drawn.add_row(*(cells[head] for head in shown), style="bold" if row["best"] else None)
+    console = Console()
+    console.print(drawn)
+    console.print(verdict(record), markup=False, soft_wrap=True)
+
+
+def _stop_on_signals() -> list[int]:
+    """The signals that came; from the second on, the process ends at once."""
+    came: list[int] = []
+
+    def handle(number: int, frame: object) -> None:
+        came.append(number)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+    return came
+
+
+class _Show:
+    """Live progress over all runs in a terminal, elsewhere a line when something has changed."""
+
+    def __init__(self, plan: "Plan", kept: set[str], workers: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self.members = {member.name: member.settings for member in plan.members}
+        self.kept = kept
+        self.workers = workers
+        self.max_steps = load_params().train.max_steps
+        self.console = Console()
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            console=self.console,
+            refresh_per_second=2,
+            disable=not self.console.is_terminal,
+        )
+        self.all = self.progress.add_task(f"sweep {plan.name}", total=len(self.members))
+        self.tasks: dict[str, TaskID] = {}
+        self.seconds: dict[str, float] = {}  # of each run, as last seen at work
+        self.last = ""
+
+    def __enter__(self) -> "_Show":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def line(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def update(self, status: "Status") -> None:
+        ours = self.members.keys()
+        failed, waiting = ours & status.failed, ours & status.queued
+        at_work = {name: run for name, run in status.running.items() if name in ours}
+        ended = len(ours) - len(waiting) - len(at_work)
+        counts = (
+            f"{ended - len(failed)} done, {len(at_work)} running, {len(failed)} failed, "
+            f"{len(waiting)} waiting"
+        )
+        steps = {name: run.step() for name, run in at_work.items()}
+        self.seconds.update({name: run.seconds for name, run in at_work.items()})
+        left = self._seconds_left(len(waiting), steps)
+        text = counts if left is None else f"{counts}, about {left / 60:.0f} min left"
+        self.progress.update(self.all, completed=ended, description=text)
+        for name in self.tasks.keys() - at_work.keys():
+            self.progress.remove_task(self.tasks.pop(name))
+        for name, step in steps.items():
+            if name not in self.tasks:
+                total = self._steps(name)
+                self.tasks[name] = self.progress.add_task(f"  {name}", total=total)
+            self.progress.update(self.tasks[name], completed=step)
+        if not self.console.is_terminal and counts != self.last:
+            print(text, flush=True)
+        self.last = counts
+
+    def _steps(self, name: str) -> int:
+        return int(self.members[name].get("train.max_steps", self.max_steps))
+
+    def _seconds_left(self, waiting: int, steps: dict[str, int]) -> float | None:
+        """From how long the runs have taken so far; None before any has come to a tenth."""
+        parts = {name: step / self._steps(name) for name, step in steps.items()}
+        whole = [
+            seconds / parts.get(name, 1.0)
+            for name, seconds in self.seconds.items()
+            if parts.get(name, 1.0) >= 0.1
+        ]
+        if not whole:
+            return None
+        runs_left = waiting + sum(1 - part for part in parts.values())
+        return sum(whole) / len(whole) * runs_left / self.workers
+
+
+def _command(plan: "Plan", settings: list[str], workers: int) -> str:
+    """The command line that goes on with this sweep."""
+    words = ["python", "-m", "pipeline", "sweep", "run", plan.name]
+    words += [word for setting in settings for word in ("-S", setting)]
+    return shlex.join([*words, "--workers", str(workers)])
