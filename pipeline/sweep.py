@@ -57,7 +57,7 @@ def run(
     plan, workers = _planned(name, settings, workers)
     _refuse_uncommitted()
     stopping = _stop_on_signals()
-    queue = queues.Queue()
+    queue = queues.Queue(plan.baseline)
     left = _take_up(queue, plan)
     found = experiments(plan.baseline)
     todo = [m for m in plan.members if m.name not in left]
@@ -73,8 +73,13 @@ def run(
             show.line(f"queueing {number + 1} of {len(todo)}: {member.name}")
             if not stopping:
                 queues.add(member, untracked)
-        _watch(queue, plan, workers, show, stopping)
+        started = _watch(queue, plan, workers, show, stopping)
     found = experiments(plan.baseline)
+    for name, start in started.items():
+        took = found[name].seconds_since(start) if name in found else None
+        if took is not None:
+            plan.seconds[name] = took + plan.spent.pop(name, 0.0)
+    plan.save()
     failed = [found[m.name] for m in plan.members if m.name in found and found[m.name].error()]
     for experiment in failed:
         print(f"failed: {experiment.name}: {experiment.error()}")
@@ -193,7 +198,7 @@ def _planned(name: str | None, settings: list[str], workers: int) -> tuple["Plan
     plan = plan_from_flags(name, settings, threads) if settings else plan_from_file(name, threads)
     plan.baseline = head
     if before and before.baseline == head:
-        plan.seconds_before = before.seconds_before
+        plan.spent, plan.seconds = before.spent, before.seconds
     asked = [member.settings["train.threads"] for member in plan.members]
     each = max(cores if number == "auto" else int(number) for number in asked)
     most = max(1, cores // each)
@@ -238,11 +243,14 @@ def _corpus_path(settings: dict[str, Any]) -> str:
     return str(settings.get("corpus.path", load_params().corpus.path))
 
 
-def _watch(queue: "Queue", plan: "Plan", workers: int, show: "_Show", stopping: list[int]) -> None:
-    """Until nothing of the sweep waits or runs, or a signal came."""
+def _watch(
+    queue: "Queue", plan: "Plan", workers: int, show: "_Show", stopping: list[int]
+) -> dict[str, float]:
+    """Until nothing of the sweep waits or runs, or a signal came; {ended run: when it started}."""
     from pipeline.sweeps import queue as queues
 
     names = {member.name for member in plan.members}
+    started: dict[str, float] = {}
     idle, ended = 0, 0
     if names & queue.status().queued and not stopping:
         queues.start(workers)
@@ -253,9 +261,10 @@ def _watch(queue: "Queue", plan: "Plan", workers: int, show: "_Show", stopping: 
         if stopping and not ended:
             show.line("stopping: the runs at work save their state")
             for name, seconds in queue.stop(names).items():
-                plan.seconds_before[name] = plan.seconds_before.get(name, 0.0) + seconds
-            plan.save()
-            return
+                plan.spent[name] = plan.spent.get(name, 0.0) + seconds
+                started.pop(name, None)
+            break
+        started |= {name: status.running[name].started for name in at_work}
         idle = idle + 1 if waiting and not at_work else 0
         if idle >= LOOKS_BEFORE_A_NEW_WORKER:
             idle = 0
@@ -263,6 +272,7 @@ def _watch(queue: "Queue", plan: "Plan", workers: int, show: "_Show", stopping: 
                 queues.start(workers)
         show.update(status)
         time.sleep(SECONDS_BETWEEN_LOOKS)
+    return started
 
 
 def _record(name: str) -> "Record":
@@ -284,9 +294,7 @@ def _taken(name: str) -> "Record | None":
     if plan is None:
         return None
     settings = {member.name: member.settings for member in plan.members}
-    return take_record(
-        name, plan.description, plan.varied, settings, plan.baseline, plan.seconds_before
-    )
+    return take_record(name, plan.description, plan.varied, settings, plan.baseline, plan.seconds)
 
 
 def _contradicted(record: "Record") -> list[str]:
@@ -411,7 +419,8 @@ class _Show:
             f"{len(waiting)} waiting"
         )
         steps = {name: run.step() for name, run in at_work.items()}
-        self.seconds.update({name: run.seconds for name, run in at_work.items()})
+        now = time.time()
+        self.seconds.update({name: now - run.started for name, run in at_work.items()})
         left = self._seconds_left(len(waiting), steps)
         text = counts if left is None else f"{counts}, about {left / 60:.0f} min left"
         self.progress.update(self.all, completed=ended, description=text)

@@ -45,15 +45,14 @@ class Experiment:
         text = errors[0].removeprefix("error: ").removeprefix("ERROR: ")
         return text.replace(f"{Path.cwd()}/", "")
 
-    def seconds(self) -> float | None:
-        """How long it took; None where its queue record is gone, or nothing was computed anew."""
+    def seconds_since(self, started: float) -> float | None:
+        """How long it took from `started`; None where its queue record is gone, or DVC took the
+        results from its run-cache, so that nothing was computed."""
         if self.log is None or not self.log.is_file():
             return None
         if "Stage 'train' is cached" in self.log.read_text(errors="replace"):
             return None
-        # DVC writes the one when the run starts, the other when it ends
-        started, ended = self.log.with_suffix(".pid"), self.log.with_suffix(".json")
-        return ended.stat().st_mtime - started.stat().st_mtime
+        return self.log.with_suffix(".json").stat().st_mtime - started  # DVC writes it at the end
 
 
 def experiments(baseline: str) -> dict[str, Experiment]:

@@ -30,12 +30,12 @@ def take_record(
     varied: Sequence[str],
     settings: Mapping[str, Mapping[str, Any]],
     baseline: str,
-    seconds_before: Mapping[str, float],
+    seconds: Mapping[str, float],
 ) -> Record:
     """The record of a sweep's runs, {member: its settings}, from DVC's; raises ReportError."""
     found = experiments(baseline)
     runs = [
-        _run(member, own, varied, found.get(member), seconds_before.get(member, 0.0))
+        _run(member, own, varied, found.get(member), seconds.get(member))
         for member, own in settings.items()
     ]
     own = next(iter(settings.values()))
@@ -57,7 +57,7 @@ def _run(
     settings: Mapping[str, Any],
     varied: Sequence[str],
     found: Experiment | None,
-    seconds_before: float,
+    seconds: float | None,
 ) -> Run:
     run: Run = {"name": name, "settings": {key: settings[key] for key in varied}}
     if found is None:
@@ -72,7 +72,7 @@ def _run(
         run["error"] = found.error()
     if found.metrics is None:
         return run
-    train, seconds = found.metrics["train"], found.seconds()
+    train = found.metrics["train"]
     for split in ("val", "test"):
         if split in found.metrics:
             scores = found.metrics[split]
@@ -82,7 +82,7 @@ def _run(
         "parameters": train["parameters"],
         "steps": train["steps"],
         "tokens": train["tokens"],
-        "seconds": None if seconds is None else round(seconds + seconds_before, 1),
+        "seconds": None if seconds is None else round(seconds, 1),
         "commit": found.commit,
         "curve": _curve(found.commit),
     }

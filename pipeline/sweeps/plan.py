@@ -47,7 +47,7 @@ class Member:
 
 @dataclass
 class Plan:
-    """A sweep's runs, the commit they start from, and the time spent before an interrupt."""
+    """A sweep's runs, the commit they start from, and how long they took."""
 
     name: str
     description: str
@@ -55,7 +55,8 @@ class Plan:
     members: list[Member]
     threads: int  # train.threads where the sweep does not set it
     baseline: str = ""
-    seconds_before: dict[str, float] = field(default_factory=dict)  # member -> seconds
+    spent: dict[str, float] = field(default_factory=dict)  # member -> seconds before an interrupt
+    seconds: dict[str, float] = field(default_factory=dict)  # member -> seconds in all, once done
 
     def save(self) -> None:
         """Keep it for `table` and `promote`, and for going on."""
@@ -185,7 +186,7 @@ def _names(sweep: str, own: list[Settings]) -> list[str]:
 
 def _word(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return re.sub(r"[^A-Za-z0-9_+.]+", "_", text).strip("._")
+    return re.sub(r"[^A-Za-z0-9_+.-]+", "_", text).strip("._-")
 
 
 def _with(params: dict[str, Any], settings: Settings, where: str) -> dict[str, Any]:

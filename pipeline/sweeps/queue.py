@@ -34,7 +34,7 @@ class Running:
 
     folder: Path | None  # where it works; None while that is being made
     process: int | None  # of `dvc exp exec-run`, None before it has started
-    seconds: float  # since then
+    started: float  # by the clock
 
     def step(self) -> int:
         """The last step in its train.csv, 0 before the first row."""
@@ -47,49 +47,50 @@ class Running:
 
 @dataclass(frozen=True)
 class Status:
-    """Which runs wait, which are at work, and which have ended, by name."""
+    """Which runs wait, which are at work, and which have failed, by name."""
 
     queued: frozenset[str]
     running: dict[str, Running]
     failed: frozenset[str]
-    done: frozenset[str]
 
 
 class Queue:
-    """The queue of the repository in the current folder."""
+    """The queue of the repository in the current folder, as far as it starts from one commit."""
 
-    def __init__(self) -> None:
+    def __init__(self, baseline: str) -> None:
+        self._baseline = baseline
         self._queue = Repo().experiments.celery_queue
-        self._last = Status(frozenset(), {}, frozenset(), frozenset())
+        self._last = Status(frozenset(), {}, frozenset())
 
     def status(self) -> Status:
-        """How every run in the queue stands."""
+        """How the runs that are to be done or have failed stand."""
         try:
-            tasks = self._queue.status()
+            running = self._of_baseline(self._queue.iter_active())
+            queued = self._of_baseline(self._queue.iter_queued())
+            failed = self._of_baseline(entry for entry, _ in self._queue.iter_failed())
         except (DvcException, OSError, ValueError):  # a task was moved while this was read
             return self._last
-        by_state: dict[str, dict[str, str]] = {}
-        for task in tasks:
-            by_state.setdefault(task["status"], {})[task["name"]] = task["rev"]
         self._last = Status(
-            queued=frozenset(by_state.get("Queued", {})),
-            running={n: self._running(rev) for n, rev in by_state.get("Running", {}).items()},
-            failed=frozenset(by_state.get("Failed", {})),
-            done=frozenset(by_state.get("Success", {})),
+            queued=frozenset(queued),
+            running={name: self._running(rev) for name, rev in running.items()},
+            failed=frozenset(failed),
         )
         return self._last
+
+    def _of_baseline(self, entries: Iterable[Any]) -> dict[str, str]:
+        return {e.name: e.stash_rev for e in entries if e.baseline_rev == self._baseline}
 
     def _running(self, rev: str) -> Running:
         try:
             info = json.loads(Path(self._queue.get_infofile_path(rev)).read_text("utf-8"))
         except (OSError, ValueError):
-            return Running(None, None, 0.0)
+            return Running(None, None, time.time())
         process = self._queue.proc.get(rev)
         if process is None:
-            return Running(Path(info["root_dir"]), None, 0.0)
-        started = Path(process.stdout).with_suffix(".pid")
-        seconds = time.time() - started.stat().st_mtime if started.is_file() else 0.0
-        return Running(Path(info["root_dir"]), process.pid, seconds)
+            return Running(Path(info["root_dir"]), None, time.time())
+        written = Path(process.stdout).with_suffix(".pid")  # when it starts, and when it ends
+        started = written.stat().st_mtime if written.is_file() else time.time()
+        return Running(Path(info["root_dir"]), process.pid, started)
 
     def workers(self) -> int:
         """How many workers there are, busy or not; asks them, which takes a second."""
@@ -107,18 +108,25 @@ class Queue:
         A run at work gets what Ctrl-C would send it, so that its trainer saves its state.
         """
         ours = set(names)
-        status = self.status()
-        remove(ours & status.queued)
         interrupted: dict[str, float] = {}
         deadline = time.monotonic() + SECONDS_TO_STOP
-        while running := {n: r for n, r in self.status().running.items() if n in ours}:
-            for name, run in running.items():
-                if name not in interrupted and run.process is not None:
-                    interrupted[name] = run.seconds
+        while True:
+            status = self.status()
+            waiting, at_work = ours & status.queued, ours & status.running.keys()
+            if not waiting and not at_work:
+                break
+            if waiting:
+                with suppress(SweepError):  # a worker has just taken one of them: look again
+                    remove(waiting)
+                    continue
+            for name in at_work - interrupted.keys():
+                run = status.running[name]
+                if run.process is not None:
+                    interrupted[name] = time.time() - run.started
                     _interrupt(run.process)
             if time.monotonic() > deadline:
                 raise SweepError(
-                    f"{', '.join(running)}: still running after {SECONDS_TO_STOP:.0f} s; "
+                    f"{', '.join(sorted(at_work))}: still running after {SECONDS_TO_STOP:.0f} s; "
                     f"allowed: `dvc queue stop --kill`"
                 )
             time.sleep(0.2)
