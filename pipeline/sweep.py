@@ -12,12 +12,11 @@ from pipeline.errors import ReportError, SweepError
 from pipeline.params import load_params
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
     from pipeline.reporting.experiments import Experiment
     from pipeline.reporting.sweep_record import Record
     from pipeline.sweeps.plan import Plan
-    from pipeline.sweeps.queue import Queue, Status
+    from pipeline.sweeps.progress import Show
+    from pipeline.sweeps.queue import Queue
 
 SECONDS_BETWEEN_LOOKS = 1.0
 LOOKS_BEFORE_A_NEW_WORKER = 15  # that the runs have waited while none was at work
@@ -52,6 +51,7 @@ def run(
     """
     from pipeline.reporting.experiments import experiments
     from pipeline.sweeps import queue as queues
+    from pipeline.sweeps.progress import Show
 
     settings = settings or []
     plan, workers = _planned(name, settings, workers)
@@ -65,7 +65,7 @@ def run(
     todo = [m for m in todo if m.name not in kept]
     queues.forget(m.name for m in todo if m.name in found)
     plan.save()
-    with _Show(plan, kept, workers) as show:
+    with Show(plan, load_params().train.max_steps, workers) as show:
         untracked = queues.untracked(
             ["data/init", *(_corpus_path(m.settings) for m in plan.members)]
         )
@@ -112,15 +112,16 @@ def table(
     from pipeline.reporting.sweep_record import RECORDS, read_record, recorded
     from pipeline.reporting.sweep_table import as_section
     from pipeline.storage import write_bytes
+    from pipeline.sweeps.records import contradicted, record_of, rendered
 
     dpi = load_params().report.dpi
     records = {each: read_record(each) for each in recorded()}
     if check:
-        wrong = [line for record in records.values() for line in _contradicted(record)]
+        wrong = [line for record in records.values() for line in contradicted(record)]
     elif name is not None:
-        records[name] = _record(name)
+        records[name] = record_of(name)
     files = {
-        path: data for record in records.values() for path, data in _rendered(record, dpi).items()
+        path: data for record in records.values() for path, data in rendered(record, dpi).items()
     }
     leftover = [path for path in RECORDS.glob("*/*.png") if path not in files]
     section = {"SWEEP": as_section([records[each] for each in sorted(records)])}
@@ -159,8 +160,9 @@ def promote(name: Annotated[str, typer.Argument(help="The sweep.")]) -> None:
     from pipeline.reporting.lineage import Revision, WorkingTree, read_lock
     from pipeline.reporting.sweep_record import best_run
     from pipeline.sweeps import queue as queues
+    from pipeline.sweeps.records import record_of
 
-    record = _record(name)
+    record = record_of(name)
     best = best_run(record)
     settings = {**record["all_with"], **best["settings"]}
     words = ", ".join(f"{key}={value}" for key, value in settings.items())
@@ -244,7 +246,7 @@ def _corpus_path(settings: dict[str, Any]) -> str:
 
 
 def _watch(
-    queue: "Queue", plan: "Plan", workers: int, show: "_Show", stopping: list[int]
+    queue: "Queue", plan: "Plan", workers: int, show: "Show", stopping: list[int]
 ) -> dict[str, float]:
     """Until nothing of the sweep waits or runs, or a signal came; {ended run: when it started}."""
     from pipeline.sweeps import queue as queues
@@ -264,7 +266,7 @@ def _watch(
                 plan.spent[name] = plan.spent.get(name, 0.0) + seconds
                 started.pop(name, None)
             break
-        started |= {name: status.running[name].started for name in at_work}
+        started = {name: status.running[name].started for name in at_work} | started
         idle = idle + 1 if waiting and not at_work else 0
         if idle >= LOOKS_BEFORE_A_NEW_WORKER:
             idle = 0
@@ -273,60 +275,6 @@ def _watch(
         show.update(status)
         time.sleep(SECONDS_BETWEEN_LOOKS)
     return started
-
-
-def _record(name: str) -> "Record":
-    """A sweep's record from DVC's experiments, or the one on disk where they are not here."""
-    from pipeline.reporting.sweep_record import finished, read_record, recorded
-
-    record = _taken(name)
-    if record is None or (not finished(record) and name in recorded()):
-        return read_record(name)
-    return record
-
-
-def _taken(name: str) -> "Record | None":
-    """What DVC's records say of the sweep now; None where it did not run in this repository."""
-    from pipeline.reporting.sweep_record import take_record
-    from pipeline.sweeps.plan import load_plan
-
-    plan = load_plan(name)
-    if plan is None:
-        return None
-    settings = {member.name: member.settings for member in plan.members}
-    return take_record(name, plan.description, plan.varied, settings, plan.baseline, plan.seconds)
-
-
-def _contradicted(record: "Record") -> list[str]:
-    """The runs of a record that DVC's experiments, where they are still here, do not bear out."""
-    from pipeline.reporting.sweep_record import RECORDS, finished
-
-    now = _taken(record["sweep"])
-    then = {run["name"]: run for run in record["runs"]}
-    return [
-        f"{RECORDS}/{record['sweep']}.json: {run['name']}"
-        for run in (finished(now) if now else [])
-        if any(run[key] != then.get(run["name"], {}).get(key) for key in ("val", "commit", "curve"))
-    ]
-
-
-def _rendered(record: "Record", dpi: int) -> dict[Path, bytes]:
-    """Every file of a sweep under reports/."""
-    import json
-
-    from pipeline.reporting.sweep_plots import draw_sweep
-    from pipeline.reporting.sweep_record import RECORDS
-    from pipeline.reporting.sweep_table import as_csv, as_page
-
-    name = record["sweep"]
-    figures = draw_sweep(record, dpi)
-    texts = {
-        "json": json.dumps(record, indent=2, ensure_ascii=False) + "\n",
-        "csv": as_csv(record),
-        "md": as_page(record, list(figures)),
-    }
-    files = {RECORDS / f"{name}.{ending}": text.encode() for ending, text in texts.items()}
-    return {**files, **{RECORDS / name / figure: data for figure, data in figures.items()}}
 
 
 def _holds(path: Path, data: bytes) -> bool:
@@ -340,23 +288,27 @@ def _print_table(record: "Record") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline.reporting.sweep_table import as_csv, verdict
+    from pipeline.reporting.sweep_table import as_csv, short_names, verdict
 
     rows = list(csv.DictReader(as_csv(record).splitlines()))
-    shown = ["best", *record["varied"], "val.bits_per_byte", "test.bits_per_byte"]
-    shown += ["test.perplexity", "parameters", "tokens", "seconds", "commit", "state"]
     drawn = Table(title=f"{record['sweep']}: {record['description']}".rstrip(": "))
-    for head in shown:
-        drawn.add_column(head, overflow="fold")
+    heads = ["", *short_names(record["varied"]), "val bpb", "test bpb", "test ppl"]
+    for head in (*heads, "parameters", "tokens", "seconds", "commit"):
+        drawn.add_column(head, justify="left" if head in ("", "commit") else "right")
     for row in rows:
-        cells = {**row, "commit": row["commit"][:7]}
-        for key in ("val.bits_per_byte", "test.bits_per_byte", "test.perplexity"):
-            cells[key] = row[key] and f"{float(row[key]):.4f}"
-        if row["error"]:
-            cells["state"] = f"{row['state']}: {row['error']}"
-        drawn.add_row(*(cells[head] for head in shown), style="bold" if row["best"] else None)
+        numbers = [row[f"{name}.bits_per_byte"] for name in ("val", "test")]
+        cells = [row["best"], *(row[key] for key in record["varied"])]
+        cells += [number and f"{float(number):.4f}" for number in numbers]
+        cells += [row["test.perplexity"] and f"{float(row['test.perplexity']):.2f}"]
+        cells += [row["parameters"], row["tokens"], row["seconds"], row["commit"][:7]]
+        if row["state"] != "done":
+            cells[-1] = row["state"]
+        drawn.add_row(*cells, style="bold" if row["best"] else None)
     console = Console()
     console.print(drawn)
+    for row in rows:
+        if row["error"]:
+            console.print(f"{row['name']}: {row['error']}", markup=False, soft_wrap=True)
     console.print(verdict(record), markup=False, soft_wrap=True)
 
 
@@ -372,84 +324,6 @@ def _stop_on_signals() -> list[int]:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
     return came
-
-
-class _Show:
-    """Live progress over all runs in a terminal, elsewhere a line when something has changed."""
-
-    def __init__(self, plan: "Plan", kept: set[str], workers: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        self.members = {member.name: member.settings for member in plan.members}
-        self.kept = kept
-        self.workers = workers
-        self.max_steps = load_params().train.max_steps
-        self.console = Console()
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            console=self.console,
-            refresh_per_second=2,
-            disable=not self.console.is_terminal,
-        )
-        self.all = self.progress.add_task(f"sweep {plan.name}", total=len(self.members))
-        self.tasks: dict[str, TaskID] = {}
-        self.seconds: dict[str, float] = {}  # of each run, as last seen at work
-        self.last = ""
-
-    def __enter__(self) -> "_Show":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def line(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def update(self, status: "Status") -> None:
-        ours = self.members.keys()
-        failed, waiting = ours & status.failed, ours & status.queued
-        at_work = {name: run for name, run in status.running.items() if name in ours}
-        ended = len(ours) - len(waiting) - len(at_work)
-        counts = (
-            f"{ended - len(failed)} done, {len(at_work)} running, {len(failed)} failed, "
-            f"{len(waiting)} waiting"
-        )
-        steps = {name: run.step() for name, run in at_work.items()}
-        now = time.time()
-        self.seconds.update({name: now - run.started for name, run in at_work.items()})
-        left = self._seconds_left(len(waiting), steps)
-        text = counts if left is None else f"{counts}, about {left / 60:.0f} min left"
-        self.progress.update(self.all, completed=ended, description=text)
-        for name in self.tasks.keys() - at_work.keys():
-            self.progress.remove_task(self.tasks.pop(name))
-        for name, step in steps.items():
-            if name not in self.tasks:
-                total = self._steps(name)
-                self.tasks[name] = self.progress.add_task(f"  {name}", total=total)
-            self.progress.update(self.tasks[name], completed=step)
-        if not self.console.is_terminal and counts != self.last:
-            print(text, flush=True)
-        self.last = counts
-
-    def _steps(self, name: str) -> int:
-        return int(self.members[name].get("train.max_steps", self.max_steps))
-
-    def _seconds_left(self, waiting: int, steps: dict[str, int]) -> float | None:
-        """From how long the runs have taken so far; None before any has come to a tenth."""
-        parts = {name: step / self._steps(name) for name, step in steps.items()}
-        whole = [
-            seconds / parts.get(name, 1.0)
-            for name, seconds in self.seconds.items()
-            if parts.get(name, 1.0) >= 0.1
-        ]
-        if not whole:
-            return None
-        runs_left = waiting + sum(1 - part for part in parts.values())
-        return sum(whole) / len(whole) * runs_left / self.workers
 
 
 def _command(plan: "Plan", settings: list[str], workers: int) -> str:

@@ -70,7 +70,7 @@ def as_section(records: Sequence[Record], reports: str = "reports/") -> str:
 def runs_table(record: Record, full: bool) -> str:
     """A row for each run, the best in bold; `full` adds name, losses, time and commit."""
     best = best_run(record)["name"] if finished(record) else None
-    heads = [*(["run"] if full else []), *_short(record["varied"])]
+    heads = [*(["run"] if full else []), *map(code, short_names(record["varied"]))]
     heads += ["val bits per byte", "test bits per byte", "test perplexity"]
     heads += ["val loss", "test loss"] if full else []
     heads += ["parameters", "tokens", *(["seconds", "commit"] if full else [])]
@@ -103,7 +103,7 @@ def _numbers(run: Run, full: bool) -> list[str]:
 def groups_table(record: Record) -> str:
     """Mean and standard deviation over seeds, and the runs that failed, below."""
     keys = [key for key in record["varied"] if key != SEED]
-    heads = [*_short(keys), "seeds", "val bits per byte", "test bits per byte"]
+    heads = [*map(code, short_names(keys)), "seeds", "val bits per byte", "test bits per byte"]
     heads += ["test perplexity", "parameters", "tokens"]
     rows = []
     for place, (settings, runs) in enumerate(groups(record)):
@@ -162,13 +162,10 @@ def _scores(runs: Sequence[Run]) -> list[float]:
     return [score(run) for run in runs]
 
 
-def _short(keys: Sequence[str]) -> list[str]:
+def short_names(keys: Sequence[str]) -> list[str]:
     """`train.lr` -> `lr`, where no other key ends so."""
     last = [key.split(".")[-1] for key in keys]
-    return [
-        code(short if last.count(short) == 1 else key)
-        for key, short in zip(keys, last, strict=True)
-    ]
+    return [short if last.count(short) == 1 else key for key, short in zip(keys, last, strict=True)]
 
 
 def _value(value: Any) -> str:
