@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from pipeline.reporting.plots import STYLE
-from pipeline.reporting.sweep_record import SEED, Record, Run, best_run, finished, score
+from pipeline.reporting.sweep_record import SEED, Record, Run, finished, groups, score
 
 COLORS = matplotlib.colormaps["viridis"]
 SCORE = "bits per byte of val"
@@ -33,7 +33,7 @@ def draw_sweep(record: Record, dpi: int) -> dict[str, bytes]:
         keys = [key for key in record["varied"] if key != SEED]
         if keys:
             figures["params.png"] = _params(record, keys)
-        if len(keys) == 2:
+        if len(keys) == 2 and _is_grid(record, *keys):
             figures["heatmap.png"] = _heatmap(record, *keys)
         return figures
 
@@ -48,20 +48,22 @@ def _loss(record: Record) -> bytes:
         xlabel="tokens" if by_tokens else "step",
         ylabel="nats per token",
     )
-    best, n = best_run(record)["name"], len(runs)
-    for place, run in enumerate(runs):
-        points = [(tokens if by_tokens else step, loss) for step, tokens, loss in run["curve"]]
-        axes.plot(
-            *zip(*points, strict=True),
-            "o-",
-            color=COLORS(0.9 * place / max(n - 1, 1)),
-            linewidth=2.6 if run["name"] == best else 1.4,
-            markersize=5 if run["name"] == best else 3,
-            zorder=3 if run["name"] == best else 2,
-            label=f"{_label(record, run)}{' (best)' if run['name'] == best else ''}",
-        )
+    found = groups(record)
+    for place, (settings, same) in enumerate(found):
+        seeds = f", {len(same)} seeds" if len(same) > 1 else ""
+        label = f"{_label(settings)}{seeds}{' (best)' if place == 0 else ''}"
+        for run in same:  # seeds of one setting in one color
+            axes.plot(
+                *zip(*_points(run, by_tokens), strict=True),
+                "o-",
+                color=COLORS(0.9 * place / max(len(found) - 1, 1)),
+                linewidth=2.6 if place == 0 else 1.4,
+                markersize=5 if place == 0 else 3,
+                zorder=3 if place == 0 else 2,
+                label=label if run is same[0] else None,
+            )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    if n <= MOST_LABELS:
+    if len(found) <= MOST_LABELS:
         axes.legend(fontsize=9)
     return _png(figure)
 
@@ -78,7 +80,9 @@ def _params(record: Record, keys: list[str]) -> bytes:
         spots = [where[json.dumps(run["settings"][key])] for run in runs]
         axes.plot(spots, [score(run) for run in runs], "o", color=COLORS(0.35), alpha=0.75)
         means = [mean(score(r) for r in runs if r["settings"][key] == value) for value in values]
-        axes.plot(list(where.values()), means, "-", color=COLORS(0.35), label="mean")
+        line = "-" if numeric else "_"
+        axes.plot(list(where.values()), means, line, color=COLORS(0.35), ms=22, label="mean")
+        axes.margins(x=0.1)
         if numeric and min(values) > 0 and max(values) / min(values) >= WIDE_RANGE:
             axes.set_xscale("log")
             axes.xaxis.set_minor_locator(NullLocator())
@@ -124,10 +128,19 @@ def _in_order(runs: list[Run], key: str) -> list[Any]:
     return sorted(values) if numeric else values
 
 
-def _label(record: Record, run: Run) -> str:
-    return ", ".join(
-        f"{key.split('.')[-1]} {_text(run['settings'][key])}" for key in record["varied"]
-    )
+def _points(run: Run, by_tokens: bool) -> list[tuple[float, float]]:
+    return [(tokens if by_tokens else step, loss) for step, tokens, loss in run["curve"]]
+
+
+def _is_grid(record: Record, one: str, other: str) -> bool:
+    """Whether the sweep has a run for every pair of values."""
+    pairs = {json.dumps([r["settings"][one], r["settings"][other]]) for r in record["runs"]}
+    sizes = [len(_in_order(record["runs"], key)) for key in (one, other)]
+    return len(pairs) == sizes[0] * sizes[1]
+
+
+def _label(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key.split('.')[-1]} {_text(value)}" for key, value in settings.items())
 
 
 def _text(value: Any) -> str:
