@@ -186,7 +186,7 @@ def _names(sweep: str, own: list[Settings]) -> list[str]:
 
 def _word(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return re.sub(r"[^A-Za-z0-9_+.-]+", "_", text).strip("._-")
+    return re.sub(r"[^A-Za-z0-9_+.-]+|\.\.+", "_", text).strip("._")
 
 
 def _with(params: dict[str, Any], settings: Settings, where: str) -> dict[str, Any]:

@@ -38,11 +38,16 @@ class Running:
 
     def step(self) -> int:
         """The last step in its train.csv, 0 before the first row."""
+        if self.folder is None:
+            return 0
+        path = self.folder / TRAIN_CSV
         try:
-            rows = (self.folder or Path()).joinpath(TRAIN_CSV).read_text().split("\n")[1:-1]
+            if path.stat().st_mtime < self.started:  # of the run that it starts from
+                return 0
+            rows = path.read_text(encoding="utf-8").split("\n")[1:-1]
         except OSError:
             return 0
-        return int(rows[-1].split(",")[0]) if self.folder and rows else 0
+        return int(rows[-1].split(",")[0]) if rows else 0
 
 
 @dataclass(frozen=True)
