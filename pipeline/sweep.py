@@ -63,7 +63,11 @@ def run(
     todo = [m for m in plan.members if m.name not in left]
     kept = {m.name for m in todo if _stands(found.get(m.name), m.settings, retry)}
     todo = [m for m in todo if m.name not in kept]
-    queues.forget(m.name for m in todo if m.name in found)
+    again = {m.name for m in todo if m.name in found}
+    for each in sorted(again):
+        print(f"{each}: {found[each].state} before, is run again")
+        plan.forget_times(each)
+    queues.forget(again)
     plan.save()
     with Show(plan, load_params().train.max_steps, workers) as show:
         untracked = queues.untracked(
@@ -75,21 +79,25 @@ def run(
                 queues.add(member, untracked)
         started = _watch(queue, plan, workers, show, stopping)
     found = experiments(plan.baseline)
-    for name, start in started.items():
-        took = found[name].seconds_since(start) if name in found else None
-        if took is not None:
-            plan.seconds[name] = took + plan.spent.pop(name, 0.0)
+    for each, start in started.items():
+        before = plan.spent.pop(each, 0.0)
+        if each not in found:  # stopped
+            plan.spent[each] = before + time.time() - start
+        elif (took := found[each].seconds_since(start)) is not None:
+            plan.seconds[each] = before + took
     plan.save()
     failed = [found[m.name] for m in plan.members if m.name in found and found[m.name].error()]
     for experiment in failed:
         print(f"failed: {experiment.name}: {experiment.error()}")
     done = sum(1 for m in plan.members if m.name in found and found[m.name].state == "done")
     print(f"{done} of {len(plan.members)} runs are done, {len(failed)} failed")
-    again = "" if not failed else f"; `{_command(plan, settings, workers)} --retry` tries again"
-    print(f"next: python -m pipeline sweep table {plan.name}{again}")
-    if stopping:
-        print(f"stopped; to go on: {_command(plan, settings, workers)}")
+    command = _command(plan, settings, workers)
+    if stopping and done + len(failed) < len(plan.members):
+        print(f"stopped; to go on: {command}")
         raise typer.Exit(130)
+    if failed:
+        print(f"to try those again: {command} --retry")
+    print(f"next: python -m pipeline sweep table {plan.name}")
     if not done:
         raise SweepError(f"sweep {plan.name}: every run failed")
 
@@ -157,10 +165,9 @@ def promote(name: Annotated[str, typer.Argument(help="The sweep.")]) -> None:
 
     Example: `python -m pipeline sweep promote width`
     """
-    from pipeline.reporting.lineage import Revision, WorkingTree, read_lock
     from pipeline.reporting.sweep_record import best_run
     from pipeline.sweeps import queue as queues
-    from pipeline.sweeps.records import record_of
+    from pipeline.sweeps.records import promoted_differs, record_of
 
     record = record_of(name)
     best = best_run(record)
@@ -168,13 +175,11 @@ def promote(name: Annotated[str, typer.Argument(help="The sweep.")]) -> None:
     words = ", ".join(f"{key}={value}" for key, value in settings.items())
     print(f"promoting {best['name']}: {words}", flush=True)
     queues.run_here(settings)
-    made, before = read_lock(WorkingTree()), read_lock(Revision(best["commit"]))
-    for stage in ("train", "evaluate"):
-        if made[stage]["outs"] != before[stage]["outs"]:
-            raise ReportError(
-                f"stage {stage}: its results are not those of {best['name']}; code, data or "
-                f"platform differ from then: run the sweep again"
-            )
+    if differs := promoted_differs(best):
+        raise ReportError(
+            f"{differs}: not that of {best['name']}; code, data or platform differ from then: "
+            "run the sweep again"
+        )
     print(f"the workspace holds the results of {best['name']}, to the byte; commit them to keep")
 
 
@@ -262,9 +267,7 @@ def _watch(
         ended = 0 if waiting or at_work else ended + 1
         if stopping and not ended:
             show.line("stopping: the runs at work save their state")
-            for name, seconds in queue.stop(names).items():
-                plan.spent[name] = plan.spent.get(name, 0.0) + seconds
-                started.pop(name, None)
+            queue.stop(names)
             break
         started = {name: status.running[name].started for name in at_work} | started
         idle = idle + 1 if waiting and not at_work else 0

@@ -62,6 +62,11 @@ class Plan:
         """Keep it for `table` and `promote`, and for going on."""
         write_json(PLANS / f"{self.name}.json", asdict(self))
 
+    def forget_times(self, member: str) -> None:
+        """It runs again from its start."""
+        self.spent.pop(member, None)
+        self.seconds.pop(member, None)
+
 
 def load_plan(name: str) -> Plan | None:
     """The plan of the last `sweep run NAME`, None where there was none."""

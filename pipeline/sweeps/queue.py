@@ -107,13 +107,13 @@ class Queue:
             dvc("queue", "kill", "--force", name)
         remove(names)
 
-    def stop(self, names: Iterable[str]) -> dict[str, float]:
-        """End the workers and take these runs out; {interrupted run: seconds it had taken}.
+    def stop(self, names: Iterable[str]) -> None:
+        """End the workers and take these runs out.
 
         A run at work gets what Ctrl-C would send it, so that its trainer saves its state.
         """
         ours = set(names)
-        interrupted: dict[str, float] = {}
+        interrupted: set[str] = set()
         deadline = time.monotonic() + SECONDS_TO_STOP
         while True:
             status = self.status()
@@ -124,11 +124,11 @@ class Queue:
                 with suppress(SweepError):  # a worker has just taken one of them: look again
                     remove(waiting)
                     continue
-            for name in at_work - interrupted.keys():
-                run = status.running[name]
-                if run.process is not None:
-                    interrupted[name] = time.time() - run.started
-                    _interrupt(run.process)
+            for name in at_work - interrupted:
+                process = status.running[name].process
+                if process is not None:
+                    interrupted.add(name)
+                    _interrupt(process)
             if time.monotonic() > deadline:
                 raise SweepError(
                     f"{', '.join(sorted(at_work))}: still running after {SECONDS_TO_STOP:.0f} s; "
@@ -138,8 +138,7 @@ class Queue:
         dvc("queue", "stop")
         while self.workers() and time.monotonic() < deadline:
             time.sleep(0.2)
-        remove(set(interrupted) & self.status().failed)
-        return interrupted
+        remove(interrupted & self.status().failed)
 
 
 def _interrupt(process: int) -> None:

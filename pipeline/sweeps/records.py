@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+from pipeline.reporting.lineage import Revision, WorkingTree, git, read_lock
+from pipeline.reporting.results import METRICS
 from pipeline.reporting.sweep_plots import draw_sweep
 from pipeline.reporting.sweep_record import (
     RECORDS,
     Record,
+    Run,
     finished,
     read_record,
     recorded,
@@ -42,6 +45,24 @@ def contradicted(record: Record) -> list[str]:
         for run in (finished(now) if now else [])
         if any(run[key] != then.get(run["name"], {}).get(key) for key in ("val", "commit", "curve"))
     ]
+
+
+def promoted_differs(best: Run) -> str | None:
+    """What of the workspace's results is not that of this run; None where nothing is.
+
+    Where the run's experiment is here, the hashes of all that train and evaluate made are
+    compared, else the scores of its record.
+    """
+    if git("cat-file", "-t", best["commit"], check=False):
+        made, before = read_lock(WorkingTree()), read_lock(Revision(best["commit"]))
+        stages = ("train", "evaluate")
+        return next((f"stage {s}" for s in stages if made[s]["outs"] != before[s]["outs"]), None)
+    metrics = json.loads(METRICS.read_text(encoding="utf-8"))
+    for split in ("val", "test"):
+        for name, value in best.get(split, {}).items():
+            if metrics[split][name] != value:
+                return f"{split}.{name}"
+    return None
 
 
 def rendered(record: Record, dpi: int) -> dict[Path, bytes]:
