@@ -25,11 +25,11 @@ SWEEP = (sys.executable, "-m", "pipeline", "sweep")
 # 1e30 is a number that passes every check and makes the loss not finite
 FILE = """\
 description: Which rate?
-base: {train.max_steps: 600, train.warmup_steps: 0}
-grid: {train.lr: [1e30, 1e-3, 5e-05, 1e-2], train.seed: [1, 2]}
+base: {train.max_steps: 1500, train.warmup_steps: 0}
+grid: {train.lr: [1e30, 5e-05, 1e-2], train.seed: [1, 2]}
 """
 FAILING = ["rate-lr=1e+30-seed=1", "rate-lr=1e+30-seed=2"]
-STEPS_BEFORE = 20  # of the run that every member starts from
+STEPS = range(30, 700)  # in the middle: more than the 20 of the run that every member starts from
 
 
 def references(project: Path, sweep: str) -> dict[str, str]:
@@ -42,10 +42,10 @@ def references(project: Path, sweep: str) -> dict[str, str]:
 
 
 def at_work(project: Path) -> bool:
-    """Whether a member is past the steps of the run it started from."""
+    """Whether a member is in the middle of its training."""
     for path in (project / ".dvc/tmp/exps").glob("tmp*/reports/train.csv"):
         try:
-            if path.read_text().count("\n") > STEPS_BEFORE + 5:
+            if path.read_text().count("\n") in STEPS:
                 return True
         except OSError:
             continue
@@ -114,8 +114,8 @@ def test_an_interrupted_sweep_goes_on_and_keeps_what_is_done(
 ) -> None:
     project, said, before = interrupted
     assert "stopped; to go on: python -m pipeline sweep run rate --workers 2" in said
-    assert 1 <= len(before) < 6
-    assert "6 of 8 runs are done, 2 failed" in swept[1]
+    assert 1 <= len(before) < 4
+    assert "4 of 6 runs are done, 2 failed" in swept[1]
     after = references(project, "rate")
     assert before.items() < after.items()
     logs = [path.read_text() for path in (project / ".dvc/tmp/exps/run").glob("*/*.out")]
@@ -131,9 +131,9 @@ def test_an_interrupted_sweep_goes_on_and_keeps_what_is_done(
 def test_every_row_is_what_dvc_exp_show_says(swept: tuple[Path, str]) -> None:
     project, _ = swept
     experiments, table = shown(project), rows(project)
-    assert len(table) == 8
+    assert len(table) == 6
     done = {name: row for name, row in table.items() if row["state"] == "done"}
-    assert len(done) == 6
+    assert len(done) == 4
     for name, row in done.items():
         (revision,) = experiments[name]["revs"]
         data = revision["data"]
@@ -142,7 +142,7 @@ def test_every_row_is_what_dvc_exp_show_says(swept: tuple[Path, str]) -> None:
         assert row["commit"] == revision["rev"]
         assert float(row["train.lr"]) == params["train"]["lr"]
         assert int(row["train.seed"]) == params["train"]["seed"]
-        assert params["train"]["max_steps"] == 600
+        assert params["train"]["max_steps"] == 1500
         assert params["train"]["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
         for split in ("val", "test"):
             for key in ("loss", "perplexity", "bits_per_byte"):
@@ -165,7 +165,7 @@ def test_a_run_that_fails_stays_listed_with_its_error_and_without_numbers(
         assert experiments[name]["executor"]["state"] == "failed"
         assert experiments[name]["revs"][0]["data"]["metrics"], "the baseline's, shown by DVC"
         assert table[name]["state"] == "failed"
-        assert "finite" in table[name]["error"]
+        assert table[name]["error"].startswith("training loss is nan at step")
         numbers = [v for k, v in table[name].items() if "." in k and k[:5] != "train"]
         assert set(numbers) == {""}
         assert f"failed: {name}: {table[name]['error']}" in said
@@ -280,7 +280,8 @@ def test_text_that_git_does_not_track_goes_into_every_run(finished: Path) -> Non
     (finished / "books/mine.txt").write_text(words(900, seed=2))
     set_params(finished, corpus__path="books")
     run(finished, "dvc", "repro", "-q")
-    (finished / ".gitignore").open("a").write("/books/\n")
+    ignored = finished / ".gitignore"
+    ignored.write_text(f"{ignored.read_text()}/books/\n")
     commit(finished, "My own text, which stays out of git")
     run(finished, *SWEEP, "run", "mine", "-S", "train.seed=1,2", "-S", "train.max_steps=5")
     locks = [run(finished, "git", "show", f"{sha}:dvc.lock").stdout

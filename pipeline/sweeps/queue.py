@@ -120,15 +120,15 @@ class Queue:
             waiting, at_work = ours & status.queued, ours & status.running.keys()
             if not waiting and not at_work:
                 break
-            if waiting:
-                with suppress(SweepError):  # a worker has just taken one of them: look again
-                    remove(waiting)
-                    continue
             for name in at_work - interrupted:
                 process = status.running[name].process
                 if process is not None:
                     interrupted.add(name)
                     _interrupt(process)
+            if waiting:
+                with suppress(SweepError):  # a worker has just taken one of them: look again
+                    remove(waiting)
+                    continue
             if time.monotonic() > deadline:
                 raise SweepError(
                     f"{', '.join(sorted(at_work))}: still running after {SECONDS_TO_STOP:.0f} s; "
