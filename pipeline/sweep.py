@@ -15,11 +15,6 @@ if TYPE_CHECKING:
     from pipeline.reporting.experiments import Experiment
     from pipeline.reporting.sweep_record import Record
     from pipeline.sweeps.plan import Plan
-    from pipeline.sweeps.progress import Show
-    from pipeline.sweeps.queue import Queue
-
-SECONDS_BETWEEN_LOOKS = 1.0
-LOOKS_BEFORE_A_NEW_WORKER = 15  # that the runs have waited while none was at work
 
 app = typer.Typer(
     help="Compare several settings: run them side by side, tell which is best, take it over.",
@@ -33,7 +28,8 @@ Name = Annotated[str | None, typer.Argument(help="The sweep: sweeps/NAME.yaml, o
 def run(
     name: Name = None,
     settings: Annotated[
-        list[str] | None, typer.Option("-S", help="key=a,b: a grid, instead of a file.")
+        list[str] | None,
+        typer.Option("-S", help="key=a,b: a grid, instead of a file; key=a: for every run."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
     retry: Annotated[bool, typer.Option("--retry", help="Run those that failed again.")] = False,
@@ -52,13 +48,14 @@ def run(
     from pipeline.reporting.experiments import experiments
     from pipeline.sweeps import queue as queues
     from pipeline.sweeps.progress import Show
+    from pipeline.sweeps.watch import take_up, watch
 
     settings = settings or []
     plan, workers = _planned(name, settings, workers)
     _refuse_uncommitted()
     stopping = _stop_on_signals()
     queue = queues.Queue(plan.baseline)
-    left = _take_up(queue, plan)
+    left = take_up(queue, plan)
     found = experiments(plan.baseline)
     todo = [m for m in plan.members if m.name not in left]
     kept = {m.name for m in todo if _stands(found.get(m.name), m.settings, retry)}
@@ -77,7 +74,7 @@ def run(
             show.line(f"queueing {number + 1} of {len(todo)}: {member.name}")
             if not stopping:
                 queues.add(member, untracked)
-        started = _watch(queue, plan, workers, show, stopping)
+        started = watch(queue, plan, workers, show, stopping)
     found = experiments(plan.baseline)
     for each, start in started.items():
         before = plan.spent.pop(each, 0.0)
@@ -228,17 +225,6 @@ def _refuse_uncommitted() -> None:
         )
 
 
-def _take_up(queue: "Queue", plan: "Plan") -> set[str]:
-    """What an earlier command that was killed left in the queue and is still to be run."""
-    names = {member.name for member in plan.members}
-    status = queue.status()
-    at_work = names & status.running.keys()
-    if at_work and not queue.workers():
-        queue.bury(at_work)
-        at_work = set()
-    return at_work | (names & status.queued)
-
-
 def _stands(experiment: "Experiment | None", settings: dict[str, Any], retry: bool) -> bool:
     """Whether a run need not be queued: done with these settings, or failed with them."""
     if experiment is None or experiment.state not in ("done", "failed"):
@@ -248,36 +234,6 @@ def _stands(experiment: "Experiment | None", settings: dict[str, Any], retry: bo
 
 def _corpus_path(settings: dict[str, Any]) -> str:
     return str(settings.get("corpus.path", load_params().corpus.path))
-
-
-def _watch(
-    queue: "Queue", plan: "Plan", workers: int, show: "Show", stopping: list[int]
-) -> dict[str, float]:
-    """Until nothing of the sweep waits or runs, or a signal came; {ended run: when it started}."""
-    from pipeline.sweeps import queue as queues
-
-    names = {member.name for member in plan.members}
-    started: dict[str, float] = {}
-    idle, ended = 0, 0
-    if names & queue.status().queued and not stopping:
-        queues.start(workers)
-    while ended < 2:  # a task on its way from waiting to running is in neither for a moment
-        status = queue.status()
-        waiting, at_work = names & status.queued, names & status.running.keys()
-        ended = 0 if waiting or at_work else ended + 1
-        if stopping and not ended:
-            show.line("stopping: the runs at work save their state")
-            queue.stop(names)
-            break
-        started = {name: status.running[name].started for name in at_work} | started
-        idle = idle + 1 if waiting and not at_work else 0
-        if idle >= LOOKS_BEFORE_A_NEW_WORKER:
-            idle = 0
-            if not queue.workers():
-                queues.start(workers)
-        show.update(status)
-        time.sleep(SECONDS_BETWEEN_LOOKS)
-    return started
 
 
 def _holds(path: Path, data: bytes) -> bool:

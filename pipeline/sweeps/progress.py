@@ -53,7 +53,7 @@ class Show:
         now = time.time()
         self.seconds.update({name: now - run.started for name, run in at_work.items()})
         left = self._seconds_left(len(waiting), steps)
-        text = counts if left is None else f"{counts}, about {left / 60:.0f} min left"
+        text = f"{counts}, about {_duration(left)} left" if left else counts
         self.progress.update(self.all, completed=ended, description=text)
         for name in self.tasks.keys() - at_work.keys():
             self.progress.remove_task(self.tasks.pop(name))
@@ -81,3 +81,7 @@ class Show:
             return None
         runs_left = waiting + sum(1 - part for part in parts.values())
         return sum(whole) / len(whole) * runs_left / self.workers
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
