@@ -6,12 +6,14 @@ BIN := .venv/bin
 READY := .venv/.installed
 EXTRAS := .venv/.installed-extras
 PLOTS := .dvc/plots.html
+NAME ?= lr
+WORKERS ?= 2
 
 # the stages' `python` is the one of .venv
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro report test test-all lint demo clean
+.PHONY: help setup repro report sweep test test-all lint demo clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -40,6 +42,10 @@ repro: $(READY) $(PLOTS) ## Run every stage that is due: raw text to README
 
 report: $(READY) ## Rewrite report.html, figures, results, the README's sections from the last run
 	$(BIN)/dvc repro --single-item --force report
+
+sweep: $(READY) ## Run a sweep and write its table: make sweep NAME=width WORKERS=2
+	$(BIN)/python -m pipeline sweep run $(NAME) --workers $(WORKERS)
+	$(BIN)/python -m pipeline sweep table $(NAME)
 
 test: lint ## Check style and types, run the fast tests
 	$(BIN)/python -m pytest -n 2 -m 'not slow'

@@ -46,3 +46,7 @@ class ReportError(UserError):
     """A result that the report needs is missing, stale, or was edited by hand."""
 
     exit_code = 1
+
+
+class SweepError(UserError):
+    """A sweep is not described well, cannot be queued, or has no record."""

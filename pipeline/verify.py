@@ -86,7 +86,7 @@ def _against_the_lock() -> list[str]:
 
 
 def _against_the_results() -> list[str]:
-    return _command_fails("report", "--check")
+    return _command_fails("report", "--check") + _command_fails("sweep", "table", "--check")
 
 
 def _command_fails(*arguments: str) -> list[str]:

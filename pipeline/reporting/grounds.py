@@ -28,6 +28,12 @@ class Ground:
     orange: str
     green: str
     grey: str
+    shades: tuple[float, float]  # of viridis, those that are seen on the ground
+
+    def shade(self, place: float) -> tuple[float, float, float, float]:
+        """The color of one of many curves, by its place among them, 0 to 1."""
+        low, high = self.shades
+        return matplotlib.colormaps["viridis"](low + (high - low) * place)
 
 
 GROUNDS = (
@@ -42,6 +48,7 @@ GROUNDS = (
         orange="#d9700d",
         green="#1f8a55",
         grey="#b9bec6",
+        shades=(0.0, 0.9),
     ),
     Ground(
         suffix="-dark",
@@ -54,6 +61,7 @@ GROUNDS = (
         orange="#f5a04c",
         green="#4ecb8d",
         grey="#59616b",
+        shades=(0.3, 1.0),
     ),
 )
 
