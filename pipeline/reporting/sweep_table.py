@@ -9,7 +9,7 @@ from typing import Any
 
 from scipy.stats import ttest_ind
 
-from pipeline.reporting.markdown import code, count, table
+from pipeline.reporting.markdown import code, count, picture, table
 from pipeline.reporting.sweep_record import SEED, Record, Run, best_run, finished, groups, score
 
 SCORES = ("loss", "perplexity", "bits_per_byte")
@@ -46,7 +46,11 @@ def as_page(record: Record, figures: Sequence[str]) -> str:
         f"All with {shared}." if shared else "",
         f"## Over seeds\n\n{groups_table(record)}" if has_seeds(record) else "",
         verdict(record),
-        *(f"![{_caption(figure)}]({name}/{figure})" for figure in figures),
+        *(
+            f"![{_caption(figure)}]({name}/{figure})"
+            for figure in figures
+            if not figure.endswith("-dark.png")
+        ),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -62,7 +66,7 @@ def as_section(records: Sequence[Record], reports: str = "reports/") -> str:
             f"{verdict(record)} Every run: [{name}.md]({reports}sweeps/{name}.md).",
         ]
         if finished(record):
-            parts.append(f"![{_caption('loss.png')}]({reports}sweeps/{name}/loss.png)")
+            parts.append(picture(f"{reports}sweeps/{name}/loss", _caption("loss.png")))
         sections.append("\n\n".join(parts))
     return "\n\n".join(sections) or NONE_YET
 
