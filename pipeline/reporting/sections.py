@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any
 
-from pipeline.reporting.markdown import code, count, table
+from pipeline.reporting.markdown import code, count, picture, table
 from pipeline.reporting.plots import BASELINES, FIGURES
 from pipeline.reporting.results import Results
 from pipeline.training.samples import sample_heading, visible
@@ -78,13 +78,7 @@ def summary(results: Results) -> str:
 
 def plot(reports: str) -> str:
     """The figures, each on light or dark as the reader has it: two in the open, others folded."""
-    dark = 'source media="(prefers-color-scheme: dark)"'
-    figures = f"{reports}figures"
-    pictures = [
-        f'<picture>\n  <{dark} srcset="{figures}/{name}-dark.png">\n'
-        f'  <img alt="{shows}" src="{figures}/{name}.png">\n</picture>'
-        for name, shows in FIGURES.items()
-    ]
+    pictures = [picture(f"{reports}figures/{name}", shows) for name, shows in FIGURES.items()]
     in_the_open, folded = pictures[:IN_THE_OPEN], pictures[IN_THE_OPEN:]
     summary = "<details><summary>Learning rate, gradient norm, loss by position, tokens</summary>"
     return "\n\n".join([*in_the_open, summary, *folded, "</details>"])
