@@ -28,7 +28,7 @@ class Ground:
     orange: str
     green: str
     grey: str
-    shades: tuple[float, float]  # of viridis, those that are seen on the ground
+    shades: tuple[float, float]  # of viridis: the strongest on the ground, the weakest
 
     def shade(self, place: float) -> tuple[float, float, float, float]:
         """The color of one of many curves, by its place among them, 0 to 1."""
@@ -61,7 +61,7 @@ GROUNDS = (
         orange="#f5a04c",
         green="#4ecb8d",
         grey="#59616b",
-        shades=(0.3, 1.0),
+        shades=(1.0, 0.35),
     ),
 )
 
