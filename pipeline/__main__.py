@@ -15,6 +15,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "report",
+    "plots",
     "generate",
     "inspect",
     "trace",
@@ -23,6 +24,7 @@ COMMANDS = (
     "export",
     "bench",
 )  # each is a function of the module of its name
+GROUPS = ("sweep",)  # each is the `app` of the module of its name: commands under one word
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -38,9 +40,14 @@ def main(arguments: list[str]) -> int:
         pretty_exceptions_enable=False,
     )
     app.callback()(lambda: None)  # keeps the command's name even where one alone is mounted
-    asked = [name for name in arguments[:1] if name in COMMANDS]
-    for name in asked or COMMANDS:  # only what was asked for is imported
-        app.command(name)(getattr(import_module(f"pipeline.{name}"), name))
+    every = (*COMMANDS, *GROUPS)
+    asked = [name for name in arguments[:1] if name in every]
+    for name in asked or every:  # only what was asked for is imported
+        module = import_module(f"pipeline.{name}")
+        if name in GROUPS:
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name)(getattr(module, name))
     stage = os.environ.get("DVC_STAGE")  # set where DVC runs this command
     try:
         app(arguments, prog_name="python -m pipeline")

@@ -50,3 +50,7 @@ class ReportError(UserError):
 
 class BenchmarkError(UserError):
     """What a benchmark compares with is missing, or failed."""
+
+
+class SweepError(UserError):
+    """A sweep is not described well, cannot be queued, or has no record."""

@@ -234,6 +234,11 @@ class Params(Section):
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
     """Read and check params.yaml; raises ParamsError of one line."""
+    return check_params(read_params(path), str(path))
+
+
+def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
+    """The sections as they stand in the file, unchecked; raises ParamsError."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -246,10 +251,15 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: found {type(values).__name__}; allowed: sections of settings")
+    return values
+
+
+def check_params(values: dict[str, Any], where: str) -> Params:
+    """Check all settings as a whole; raises ParamsError of one line that begins with `where`."""
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise ParamsError(f"{path}: {_one_line(error)}") from None
+        raise ParamsError(f"{where}: {_one_line(error)}") from None
 
 
 def _one_line(error: ValidationError) -> str:

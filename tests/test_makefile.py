@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-TARGETS = {"help", "setup", "repro", "report", "test", "test-all", "lint", "demo", "clean"}
+TARGETS = {"help", "setup", "repro", "report", "sweep", "test", "test-all", "lint", "demo", "clean"}
 PYTHON = """#!/bin/sh
 # stands for a Python: makes a .venv whose python notes down what it is asked
 [ "$1" = -c ] && exit 0
@@ -60,7 +60,8 @@ def test_setup_installs_at_exact_versions_and_again_only_when_these_change(proje
     def installs() -> list[str]:
         done = make(project, "setup", "PYTHON=./fake-python")
         assert done.returncode == 0, done.stderr
-        return (project / "installs.txt").read_text().splitlines()
+        asked = (project / "installs.txt").read_text().splitlines()
+        return [line for line in asked if "pip install" in line]
 
     (first,) = installs()
     assert first.startswith("-m pip install")
@@ -71,7 +72,18 @@ def test_setup_installs_at_exact_versions_and_again_only_when_these_change(proje
     assert len(installs()) == 2
 
 
-@pytest.mark.parametrize("target", ["repro", "report", "test", "test-all", "lint", "demo"])
+def test_setup_makes_the_page_of_the_plots_once(project: Path) -> None:
+    asked = project / "installs.txt"
+    make(project, "setup", "PYTHON=./fake-python")
+    assert asked.read_text().splitlines()[-1] == "-m pipeline plots"
+    (project / ".dvc").mkdir()
+    (project / ".dvc/plots.html").touch()
+    before = asked.read_text()
+    assert make(project, "setup", "PYTHON=./fake-python").returncode == 0
+    assert asked.read_text() == before
+
+
+@pytest.mark.parametrize("target", ["repro", "report", "sweep", "test", "test-all", "lint", "demo"])
 def test_what_needs_the_tools_installs_them_first(project: Path, target: str) -> None:
     planned = make(project, "-n", target).stdout
     assert planned.index("-m venv .venv") < planned.index(".venv/bin/python -m pip install")

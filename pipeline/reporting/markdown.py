@@ -1,4 +1,4 @@
-"""Small parts of Markdown: tables, code, numbers."""
+"""Small parts of Markdown: tables, figures, code, numbers."""
 
 import re
 from collections.abc import Sequence
@@ -7,12 +7,24 @@ from collections.abc import Sequence
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; a column that holds nothing but numbers stands right."""
     numbers = [
-        all(re.fullmatch(r"[-+.,\de]*", row[column]) for row in rows)
+        all(re.fullmatch(r"\**[-+.,\d e±]*\**", row[column]) for row in rows)
         for column in range(len(heads))
     ]
     rule = ["---:" if is_number else "---" for is_number in numbers]
     lines = [[cell.replace("|", r"\|") for cell in row] for row in (heads, rule, *rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def picture(path: str, shows: str) -> str:
+    """The figure `path`.png, or where the reader has dark ground `path`-dark.png, as GitHub has it.
+
+    shows: what stands in its place for those who do not see it.
+    """
+    dark = 'source media="(prefers-color-scheme: dark)"'
+    return (
+        f'<picture>\n  <{dark} srcset="{path}-dark.png">\n'
+        f'  <img alt="{shows}" src="{path}.png">\n</picture>'
+    )
 
 
 def code(value: object) -> str:

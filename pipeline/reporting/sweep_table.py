@@ -1,0 +1,184 @@
+"""A sweep's record as CSV, as a page, and as the README's section SWEEP; pure functions of it."""
+
+import csv
+import json
+from collections.abc import Sequence
+from io import StringIO
+from statistics import mean, stdev
+from typing import Any
+
+from scipy.stats import ttest_ind
+
+from pipeline.reporting.markdown import code, count, picture, table
+from pipeline.reporting.sweep_record import SEED, Record, Run, best_run, finished, groups, score
+
+SCORES = ("loss", "perplexity", "bits_per_byte")
+LEVEL = 0.05  # of the test whether the best differs from the second
+NONE_YET = "No sweep has been recorded yet: `make sweep` runs one."
+
+
+def as_csv(record: Record) -> str:
+    """Every run with every number in full; empty where a run has none."""
+    best = best_run(record)["name"] if finished(record) else None
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    scores = [f"{split}.{name}" for split in ("val", "test") for name in SCORES]
+    rest = ["parameters", "steps", "tokens", "seconds", "commit"]
+    writer.writerow(["name", "best", "state", "error", *record["varied"], *scores, *rest])
+    for run in record["runs"]:
+        row = [run["name"], "*" if run["name"] == best else "", run["state"], run.get("error", "")]
+        row += [_value(run["settings"][key]) for key in record["varied"]]
+        row += [run.get(split, {}).get(name, "") for split in ("val", "test") for name in SCORES]
+        writer.writerow([*row, *("" if run.get(key) is None else run[key] for key in rest)])
+    return text.getvalue()
+
+
+def as_page(record: Record, figures: Sequence[str]) -> str:
+    """reports/sweeps/NAME.md: every run, what they share, the verdict, the figures."""
+    name = record["sweep"]
+    shared = ", ".join(code(f"{k}={_value(v)}") for k, v in record["all_with"].items())
+    parts = [
+        f"# Sweep {name}",
+        record["description"],
+        runs_table(record, full=True),
+        f"From commit {code(record['baseline'][:10])}; each run's commit is its DVC experiment's. "
+        "Time is empty where DVC had the results in its run-cache.",
+        f"All with {shared}." if shared else "",
+        f"## Over seeds\n\n{groups_table(record)}" if has_seeds(record) else "",
+        verdict(record),
+        *(
+            f"![{_caption(figure)}]({name}/{figure})"
+            for figure in figures
+            if not figure.endswith("-dark.png")
+        ),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def as_section(records: Sequence[Record], reports: str = "reports/") -> str:
+    """The README's section SWEEP: each sweep's table and what came out."""
+    sections = []
+    for record in records:
+        name = record["sweep"]
+        parts = [
+            f"**{name}**{': ' if record['description'] else ''}{record['description']}",
+            groups_table(record) if has_seeds(record) else runs_table(record, full=False),
+            f"{verdict(record)} Every run: [{name}.md]({reports}sweeps/{name}.md).",
+        ]
+        if finished(record):
+            parts.append(picture(f"{reports}sweeps/{name}/loss", _caption("loss.png")))
+        sections.append("\n\n".join(parts))
+    return "\n\n".join(sections) or NONE_YET
+
+
+def runs_table(record: Record, full: bool) -> str:
+    """A row for each run, the best in bold; `full` adds name, losses, time and commit."""
+    best = best_run(record)["name"] if finished(record) else None
+    heads = [*(["run"] if full else []), *map(code, short_names(record["varied"]))]
+    heads += ["val bits per byte", "test bits per byte", "test perplexity"]
+    heads += ["val loss", "test loss"] if full else []
+    heads += ["parameters", "tokens", *(["seconds", "commit"] if full else [])]
+    rows = []
+    for run in record["runs"]:
+        row = [code(run["name"])] if full else []
+        row += [_value(run["settings"][key]) for key in record["varied"]]
+        if run["state"] == "done":
+            row += _numbers(run, full)
+            rows.append([f"**{cell}**" for cell in row] if run["name"] == best else row)
+        else:
+            error = f": {run['error']}" if "error" in run else ""
+            row += [f"{run['state']}{error}"]
+            rows.append(row + [""] * (len(heads) - len(row)))
+    return table(heads, rows)
+
+
+def _numbers(run: Run, full: bool) -> list[str]:
+    val, test = run["val"], run.get("test")
+    cells = [f"{val['bits_per_byte']:.4f}"]
+    cells += [f"{test['bits_per_byte']:.4f}", f"{test['perplexity']:.2f}"] if test else ["", ""]
+    if full:
+        cells += [f"{val['loss']:.4f}", f"{test['loss']:.4f}" if test else ""]
+    cells += [count(run["parameters"]), count(run["tokens"])]
+    if full:
+        cells += ["" if run["seconds"] is None else f"{run['seconds']:.0f}", run["commit"][:10]]
+    return cells
+
+
+def groups_table(record: Record) -> str:
+    """Mean and standard deviation over seeds, and the runs that failed, below."""
+    keys = [key for key in record["varied"] if key != SEED]
+    heads = [*map(code, short_names(keys)), "seeds", "val bits per byte", "test bits per byte"]
+    heads += ["test perplexity", "parameters", "tokens"]
+    rows = []
+    for place, (settings, runs) in enumerate(groups(record)):
+        row = [*(_value(settings[key]) for key in keys), str(len(runs)), spread(_scores(runs))]
+        for name, digits in (("bits_per_byte", 4), ("perplexity", 2)):
+            values = [run["test"][name] for run in runs if "test" in run]
+            row.append(spread(values, digits) if values else "")
+        row += [count(runs[0]["parameters"]), count(runs[0]["tokens"])]
+        rows.append([f"**{cell}**" for cell in row] if place == 0 else row)
+    for run in record["runs"]:
+        if run["state"] != "done":
+            error = f": {run['error']}" if "error" in run else ""
+            row = [*(_value(run["settings"][key]) for key in keys)]
+            row += [f"seed {run['settings'][SEED]}", f"{run['state']}{error}"]
+            rows.append(row + [""] * (len(heads) - len(row)))
+    return table(heads, rows)
+
+
+def has_seeds(record: Record) -> bool:
+    """Whether the seed is one of the things that vary."""
+    return SEED in record["varied"]
+
+
+def spread(values: Sequence[float], digits: int = 4) -> str:
+    """Mean ± standard deviation (of a sample); one value alone has none."""
+    middle = f"{mean(values):.{digits}f}"
+    return f"{middle} ± {stdev(values):.{digits}f}" if len(values) > 1 else middle
+
+
+def verdict(record: Record) -> str:
+    """The best, how far it is ahead on val, and whether that is more than seeds make."""
+    found = groups(record)
+    if not found:
+        return "No run is done."
+    settings, best = found[0]
+    name = ", ".join(code(f"{key}={_value(value)}") for key, value in settings.items())
+    said = f"Best on val: {name or 'the only setting'}"
+    if len(found) == 1:
+        return f"{said}."
+    second = found[1][1]
+    ahead = mean(_scores(second)) - mean(_scores(best))
+    said = f"{said}, {ahead:.4f} bits per byte below the next"
+    if min(len(best), len(second)) < 2:
+        return f"{said}, by one seed each." if len(best) == len(second) == 1 else f"{said}."
+    if stdev(_scores(best)) == stdev(_scores(second)) == 0:
+        return f"{said}; the seeds make no difference."
+    p = float(ttest_ind(_scores(best), _scores(second), equal_var=False).pvalue)
+    shown = "a difference" if p < LEVEL else "no difference shown"
+    return (
+        f"{said}: {shown} at the {LEVEL:.0%} level (Welch's t, two-sided, "
+        f"{len(best)} and {len(second)} seeds, p = {p:.2g})."
+    )
+
+
+def _scores(runs: Sequence[Run]) -> list[float]:
+    return [score(run) for run in runs]
+
+
+def short_names(keys: Sequence[str]) -> list[str]:
+    """`train.lr` -> `lr`, where no other key ends so."""
+    last = [key.split(".")[-1] for key in keys]
+    return [short if last.count(short) == 1 else key for key, short in zip(keys, last, strict=True)]
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _caption(figure: str) -> str:
+    return {
+        "loss.png": "Val loss of each run",
+        "params.png": "Bits per byte of val over each setting",
+        "heatmap.png": "Bits per byte of val over two settings",
+    }[figure]

@@ -1,0 +1,292 @@
+"""Commands sweep run, sweep table, sweep promote: several settings compared, through DVC."""
+
+import shlex
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.errors import ReportError, SweepError
+from pipeline.params import load_params
+
+if TYPE_CHECKING:
+    from pipeline.reporting.experiments import Experiment
+    from pipeline.reporting.sweep_record import Record
+    from pipeline.sweeps.plan import Plan
+
+app = typer.Typer(
+    help="Compare several settings: run them side by side, tell which is best, take it over.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+Name = Annotated[str | None, typer.Argument(help="The sweep: sweeps/NAME.yaml, or a new name.")]
+
+
+@app.command()
+def run(
+    name: Name = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("-S", help="key=a,b: a grid, instead of a file; key=a: for every run."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
+    retry: Annotated[bool, typer.Option("--retry", help="Run those that failed again.")] = False,
+) -> None:
+    """Queue every run of a sweep as a DVC experiment and run them, `workers` at a time.
+
+    The cores are shared out: train.threads = cores / workers, unless the sweep sets it. After
+    Ctrl-C the same command goes on: what is done stays, what was at work goes on from its state.
+
+    Examples:
+
+        python -m pipeline sweep run width --workers 2
+
+        python -m pipeline sweep run -S 'train.lr=1e-3,5e-4,1e-4' -S 'model.n_layer=1,2'
+    """
+    from pipeline.reporting.experiments import experiments
+    from pipeline.sweeps import queue as queues
+    from pipeline.sweeps.progress import Show
+    from pipeline.sweeps.watch import take_up, watch
+
+    settings = settings or []
+    plan, workers = _planned(name, settings, workers)
+    _refuse_uncommitted()
+    stopping = _stop_on_signals()
+    queue = queues.Queue(plan.baseline)
+    left = take_up(queue, plan)
+    found = experiments(plan.baseline)
+    todo = [m for m in plan.members if m.name not in left]
+    kept = {m.name for m in todo if _stands(found.get(m.name), m.settings, retry)}
+    todo = [m for m in todo if m.name not in kept]
+    again = {m.name for m in todo if m.name in found}
+    for each in sorted(again):
+        print(f"{each}: {found[each].state} before, is run again")
+        plan.forget_times(each)
+    queues.forget(again)
+    plan.save()
+    with Show(plan, load_params().train.max_steps, workers) as show:
+        untracked = queues.untracked(
+            ["data/init", *(_corpus_path(m.settings) for m in plan.members)]
+        )
+        for number, member in enumerate(todo):
+            show.line(f"queueing {number + 1} of {len(todo)}: {member.name}")
+            if not stopping:
+                queues.add(member, untracked)
+        started = watch(queue, plan, workers, show, stopping)
+    found = experiments(plan.baseline)
+    for each, start in started.items():
+        before = plan.spent.pop(each, 0.0)
+        if each not in found:  # stopped
+            plan.spent[each] = before + time.time() - start
+        elif (took := found[each].seconds_since(start)) is not None:
+            plan.seconds[each] = before + took
+    plan.save()
+    failed = [found[m.name] for m in plan.members if m.name in found and found[m.name].error()]
+    for experiment in failed:
+        print(f"failed: {experiment.name}: {experiment.error()}")
+    done = sum(1 for m in plan.members if m.name in found and found[m.name].state == "done")
+    print(f"{done} of {len(plan.members)} runs are done, {len(failed)} failed")
+    command = _command(plan, settings, workers)
+    if stopping and done + len(failed) < len(plan.members):
+        print(f"stopped; to go on: {command}")
+        raise typer.Exit(130)
+    if failed:
+        print(f"to try those again: {command} --retry")
+    print(f"next: python -m pipeline sweep table {plan.name}")
+    if not done:
+        raise SweepError(f"sweep {plan.name}: every run failed")
+
+
+@app.command()
+def table(
+    name: Name = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; fail if anything differs.")
+    ] = False,
+) -> None:
+    """Write a sweep's record, table and figures to reports/sweeps/, and the README's section SWEEP.
+
+    The numbers are those of `dvc exp show`. Without NAME, all sweeps are drawn anew from their
+    records.
+
+    Example: `python -m pipeline sweep table width`
+    """
+    from pipeline.reporting.readme import README, differing, fill
+    from pipeline.reporting.sweep_record import RECORDS, read_record, recorded
+    from pipeline.reporting.sweep_table import as_section
+    from pipeline.storage import write_bytes
+    from pipeline.sweeps.records import contradicted, record_of, rendered
+
+    dpi = load_params().report.dpi
+    records = {each: read_record(each) for each in recorded()}
+    if check:
+        wrong = [line for record in records.values() for line in contradicted(record)]
+    elif name is not None:
+        records[name] = record_of(name)
+    files = {
+        path: data for record in records.values() for path, data in rendered(record, dpi).items()
+    }
+    leftover = [path for path in RECORDS.glob("*/*.png") if path not in files]
+    section = {"SWEEP": as_section([records[each] for each in sorted(records)])}
+    readme = README.read_bytes()
+    changed = [path for path, data in files.items() if not _holds(path, data)]
+    if check:
+        wrong += [path.as_posix() for path in (*changed, *leftover)]
+        if records or b"<!--AUTO:SWEEP:" in readme:
+            wrong += [f"{README}: section {each}" for each in differing(readme, section)]
+        if wrong:
+            again = "python -m pipeline sweep table"
+            raise ReportError(f"{', '.join(wrong)}: not what the records say; run `{again}`")
+        print(f"{README} and {RECORDS}/ are what the sweeps' records say")
+        return
+    filled = fill(readme, section)  # before any write: its markers may be broken
+    for path in changed:
+        write_bytes(path, files[path])
+    for path in leftover:
+        path.unlink()
+    if filled != readme:
+        write_bytes(README, filled)
+    for each in [name] if name else records:
+        _print_table(records[each])
+    print(f"wrote {RECORDS}/ and the section SWEEP of {README}")
+
+
+@app.command()
+def promote(name: Annotated[str, typer.Argument(help="The sweep.")]) -> None:
+    """Make the best run of a sweep the workspace's state, README's sections included.
+
+    Its settings go into params.yaml and DVC takes its results from the run-cache. What you have
+    written around the README's sections stays, committed or not.
+
+    Example: `python -m pipeline sweep promote width`
+    """
+    from pipeline.reporting.sweep_record import best_run
+    from pipeline.sweeps import queue as queues
+    from pipeline.sweeps.records import promoted_differs, record_of
+
+    record = record_of(name)
+    best = best_run(record)
+    settings = {**record["all_with"], **best["settings"]}
+    words = ", ".join(f"{key}={value}" for key, value in settings.items())
+    print(f"promoting {best['name']}: {words}", flush=True)
+    queues.run_here(settings)
+    if differs := promoted_differs(best):
+        raise ReportError(
+            f"{differs}: not that of {best['name']}; code, data or platform differ from then: "
+            "run the sweep again"
+        )
+    print(f"the workspace holds the results of {best['name']}, to the byte; commit them to keep")
+
+
+def _planned(name: str | None, settings: list[str], workers: int) -> tuple["Plan", int]:
+    """The sweep that was asked for, and how many workers the cores have threads for."""
+    from pipeline.corpus.encoding import available_cores
+    from pipeline.reporting.lineage import git
+    from pipeline.sweeps.plan import FILES, load_plan, plan_from_file, plan_from_flags
+
+    if name is None and not settings:
+        there = ", ".join(sorted(path.stem for path in FILES.glob("*.yaml"))) or "none"
+        raise SweepError(f"sweep: found no name; allowed: one of {FILES}/ ({there}), or -S key=a,b")
+    if name and settings and (FILES / f"{name}.yaml").is_file():
+        raise SweepError(f"sweep {name}: {FILES}/{name}.yaml says it; allowed: another name for -S")
+    if name is None:  # named by what it varies
+        keys = [flag.partition("=")[0] for flag in settings if "," in flag]
+        name = "-".join(key.split(".")[-1] for key in keys) or "sweep"
+    head = git("rev-parse", "HEAD").decode().strip()
+    cores, threads = available_cores(), max(1, available_cores() // workers)
+    before = load_plan(name)
+    if before and before.baseline == head:  # the same threads, or the runs would not compare
+        threads = before.threads
+    plan = plan_from_flags(name, settings, threads) if settings else plan_from_file(name, threads)
+    plan.baseline = head
+    if before and before.baseline == head:
+        plan.spent, plan.seconds = before.spent, before.seconds
+    asked = [member.settings["train.threads"] for member in plan.members]
+    each = max(cores if number == "auto" else int(number) for number in asked)
+    most = max(1, cores // each)
+    if workers > most:
+        print(f"{most} at a time: {cores} cores, and train.threads is {each} in this sweep")
+    return plan, min(workers, most)
+
+
+def _refuse_uncommitted() -> None:
+    """All runs of a sweep start from one commit: its code and settings are theirs."""
+    from pipeline.reporting.lineage import git
+    from pipeline.reporting.stages import DVC_FILE, read_stages
+
+    paths = {"params.yaml", str(DVC_FILE), *(path for s in read_stages() for path in s.code)}
+    changed = git("status", "--porcelain", "--", *sorted(paths)).decode().splitlines()
+    if changed:
+        raise SweepError(
+            f"{changed[0][3:]}: found changes that are not committed; allowed: a sweep that starts "
+            "from a commit, so commit them first"
+        )
+
+
+def _stands(experiment: "Experiment | None", settings: dict[str, Any], retry: bool) -> bool:
+    """Whether a run need not be queued: done with these settings, or failed with them."""
+    if experiment is None or experiment.state not in ("done", "failed"):
+        return False
+    return not experiment.differing(settings) and (experiment.state == "done" or not retry)
+
+
+def _corpus_path(settings: dict[str, Any]) -> str:
+    return str(settings.get("corpus.path", load_params().corpus.path))
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == data
+
+
+def _print_table(record: "Record") -> None:
+    """The table in the terminal, the best first."""
+    import csv
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.reporting.sweep_table import as_csv, short_names, verdict
+
+    rows = list(csv.DictReader(as_csv(record).splitlines()))
+    drawn = Table(title=f"{record['sweep']}: {record['description']}".rstrip(": "))
+    heads = ["", *short_names(record["varied"]), "val bpb", "test bpb", "test ppl"]
+    for head in (*heads, "parameters", "tokens", "seconds", "commit"):
+        drawn.add_column(head, justify="left" if head in ("", "commit") else "right")
+    for row in rows:
+        numbers = [row[f"{name}.bits_per_byte"] for name in ("val", "test")]
+        cells = [row["best"], *(row[key] for key in record["varied"])]
+        cells += [number and f"{float(number):.4f}" for number in numbers]
+        cells += [row["test.perplexity"] and f"{float(row['test.perplexity']):.2f}"]
+        cells += [row["parameters"], row["tokens"], row["seconds"], row["commit"][:7]]
+        if row["state"] != "done":
+            cells[-1] = row["state"]
+        drawn.add_row(*cells, style="bold" if row["best"] else None)
+    console = Console()
+    console.print(drawn)
+    for row in rows:
+        if row["error"]:
+            console.print(f"{row['name']}: {row['error']}", markup=False, soft_wrap=True)
+    console.print(verdict(record), markup=False, soft_wrap=True)
+
+
+def _stop_on_signals() -> list[int]:
+    """The signals that came; from the second on, the process ends at once."""
+    came: list[int] = []
+
+    def handle(number: int, frame: object) -> None:
+        came.append(number)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+    return came
+
+
+def _command(plan: "Plan", settings: list[str], workers: int) -> str:
+    """The command line that goes on with this sweep."""
+    words = ["python", "-m", "pipeline", "sweep", "run", plan.name]
+    words += [word for setting in settings for word in ("-S", setting)]
+    return shlex.join([*words, "--workers", str(workers)])

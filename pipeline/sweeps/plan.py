@@ -1,0 +1,206 @@
+"""What a sweep is to run: from sweeps/NAME.yaml or from `-S key=a,b`, checked before it starts.
+
+    description: Which peak learning rate?   # a sentence, for the table
+    base: {train.max_steps: 400}             # settings of every run
+    runs:                                    # settings that go together, a run each
+      - {model.architecture: gpt2, train.lr: 1e-3}
+      - {model.architecture: modern, train.lr: 3e-3}
+    grid:                                    # each of `runs` with every combination of these
+      train.seed: [1, 2, 3]
+
+Any of base, runs and grid may be left out. Every run is checked as a whole against params.yaml.
+A run is named by the settings that `runs` and `grid` give it, `NAME-lr=0.001-seed=2`, so that a
+grid that grows keeps the names of what is done.
+"""
+
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.errors import SweepError
+from pipeline.params import PARAMS_FILE, check_params, read_params
+from pipeline.reporting.lineage import value_at
+from pipeline.storage import sha256_json, write_json
+
+FILES = Path("sweeps")
+PLANS = Path(".cache/sweeps")
+LONGEST_NAME = 100  # characters: it becomes a file's name in .git
+Settings = dict[str, Any]  # "train.lr" -> value
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a sweep."""
+
+    name: str
+    settings: Settings  # what it sets over params.yaml
+
+
+@dataclass
+class Plan:
+    """A sweep's runs, the commit they start from, and how long they took."""
+
+    name: str
+    description: str
+    varied: list[str]  # the keys that `runs` and `grid` set
+    members: list[Member]
+    threads: int  # train.threads where the sweep does not set it
+    baseline: str = ""
+    spent: dict[str, float] = field(default_factory=dict)  # member -> seconds before an interrupt
+    seconds: dict[str, float] = field(default_factory=dict)  # member -> seconds in all, once done
+
+    def save(self) -> None:
+        """Keep it for `table` and `promote`, and for going on."""
+        write_json(PLANS / f"{self.name}.json", asdict(self))
+
+    def forget_times(self, member: str) -> None:
+        """It runs again from its start."""
+        self.spent.pop(member, None)
+        self.seconds.pop(member, None)
+
+
+def load_plan(name: str) -> Plan | None:
+    """The plan of the last `sweep run NAME`, None where there was none."""
+    path = PLANS / f"{name}.json"
+    if not path.is_file():
+        return None
+    values = json.loads(path.read_text(encoding="utf-8"))
+    members = [Member(**member) for member in values.pop("members")]
+    return Plan(**values, members=members)
+
+
+def plan_from_file(name: str, threads: int) -> Plan:
+    """The sweep that sweeps/NAME.yaml describes; raises SweepError or ParamsError."""
+    path = FILES / f"{name}.yaml"
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        there = ", ".join(sorted(file.stem for file in FILES.glob("*.yaml"))) or "none"
+        raise SweepError(
+            f"{path}: not found; allowed: a sweep of {FILES}/ ({there}), or settings by -S"
+        ) from None
+    except (UnicodeDecodeError, YAMLError) as error:
+        raise SweepError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    kinds = {"description": str, "base": dict, "runs": list, "grid": dict}
+    if not isinstance(values, dict) or not values.keys() <= kinds.keys():
+        found = ", ".join(map(str, values)) if isinstance(values, dict) else repr(values)
+        raise SweepError(f"{path}: found {found}; allowed: {', '.join(kinds)}")
+    for key, value in values.items():
+        if not isinstance(value, kinds[key]):
+            raise SweepError(f"{path}: {key}: found {value!r}; allowed: a {kinds[key].__name__}")
+    for run in values.get("runs", []):
+        if not isinstance(run, dict):
+            raise SweepError(f"{path}: runs: found {run!r}; allowed: settings, {{train.lr: 1e-3}}")
+    for key, choices in values.get("grid", {}).items():
+        if not isinstance(choices, list) or not choices:
+            raise SweepError(f"{path}: grid: {key}: found {choices!r}; allowed: a list of values")
+    return _plan(
+        name,
+        values.get("description", ""),
+        values.get("base", {}),
+        values.get("runs", []) or [{}],
+        values.get("grid", {}),
+        threads,
+        str(path),
+    )
+
+
+def plan_from_flags(name: str, flags: Sequence[str], threads: int) -> Plan:
+    """The grid of `key=a,b` flags; one with a single value holds for every run."""
+    base, grid = {}, {}
+    for flag in flags:
+        key, equals, text = flag.partition("=")
+        if not equals or not text:
+            raise SweepError(f"-S {flag}: found no value; allowed: key=a,b as train.lr=1e-3,5e-4")
+        try:
+            choices = YAML(typ="safe", pure=True).load(StringIO(f"[{text}]"))
+        except YAMLError:
+            raise SweepError(f"-S {flag}: not valid YAML; allowed: key=a,b") from None
+        if len(choices) == 1:
+            base[key] = choices[0]
+        else:
+            grid[key] = choices
+    if not grid:
+        raise SweepError("-S: found one value for every key; allowed: several for one: key=a,b")
+    return _plan(name, "", base, [{}], grid, threads, "-S")
+
+
+def _plan(
+    name: str,
+    description: str,
+    base: Settings,
+    runs: list[Settings],
+    grid: dict[str, list[Any]],
+    threads: int,
+    source: str,
+) -> Plan:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise SweepError(f"sweep {name!r}: allowed: letters, digits, _ and - in its name")
+    params = read_params(PARAMS_FILE)
+    check_params(params, str(PARAMS_FILE))
+    varied = list(dict.fromkeys([key for run in runs for key in run] + list(grid)))
+    combinations = [
+        dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
+    ]
+    own = [{**run, **combination} for run in runs for combination in combinations]
+    # the numbers of a run depend on its threads, so each run's record says how many
+    shared = {"train.threads": threads, **base}
+    names = _names(name, own)
+    members = []
+    for member, settings in zip(names, own, strict=True):
+        whole = {**shared, **settings}
+        values = _with(params, whole, f"{source}: {member}")
+        check_params(values, f"{source}: {member}")
+        # what only other runs set is said of this one too: it is a column of the table
+        whole |= {key: value_at(values, key) for key in varied}
+        members.append(Member(member, whole))
+    repeated = [n for n, times in Counter(names).items() if times > 1]
+    if repeated:
+        raise SweepError(f"{source}: {repeated[0]}: found twice; allowed: every run once")
+    return Plan(name, description, varied, members, threads)
+
+
+def _names(sweep: str, own: list[Settings]) -> list[str]:
+    """A name for each run by its own settings, or by their hash where that is long or no name."""
+    keys = {key for settings in own for key in settings}
+    last = Counter(key.split(".")[-1] for key in keys)
+    names = []
+    for settings in own:
+        parts = [sweep]
+        for key, value in settings.items():
+            short = key.split(".")[-1]
+            parts.append(f"{short if last[short] == 1 else key}={_word(value)}")
+        names.append("-".join(parts))
+    unique = Counter(names)
+    return [
+        f"{sweep}-{sha256_json(settings)[:8]}"
+        if len(name) > LONGEST_NAME or unique[name] > 1
+        else name
+        for name, settings in zip(names, own, strict=True)
+    ]
+
+
+def _word(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return re.sub(r"[^A-Za-z0-9_+.-]+|\.\.+", "_", text).strip("._")
+
+
+def _with(params: dict[str, Any], settings: Settings, where: str) -> dict[str, Any]:
+    """params.yaml's values with these instead."""
+    values = {section: dict(keys) for section, keys in params.items()}
+    for name, value in settings.items():
+        section, _, key = str(name).partition(".")
+        if section not in values or not key:
+            allowed = ", ".join(values)
+            raise SweepError(f"{where}: {name}: found no such section; allowed: {allowed}")
+        values[section][key] = value
+    return values

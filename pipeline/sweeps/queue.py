@@ -1,0 +1,220 @@
+"""DVC's queue of experiments: put runs in, start workers, see how they stand, stop them.
+
+What changes something goes through DVC's commands. How the runs stand is read through DVC's
+Python objects in milliseconds: a `dvc` process every second would take a core from the training.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+
+from pipeline.errors import SweepError
+from pipeline.reporting.lineage import git
+from pipeline.sweeps.plan import Member
+
+TRAIN_CSV = Path("reports/train.csv")
+SECONDS_TO_STOP = 60.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """A run that a worker has taken."""
+
+    folder: Path | None  # where it works; None while that is being made
+    process: int | None  # of `dvc exp exec-run`, None before it has started
+    started: float  # by the clock
+
+    def step(self) -> int:
+        """The last step in its train.csv, 0 before the first row."""
+        if self.folder is None:
+            return 0
+        path = self.folder / TRAIN_CSV
+        try:
+            if path.stat().st_mtime < self.started:  # of the run that it starts from
+                return 0
+            rows = path.read_text(encoding="utf-8").split("\n")[1:-1]
+        except OSError:
+            return 0
+        return int(rows[-1].split(",")[0]) if rows else 0
+
+
+@dataclass(frozen=True)
+class Status:
+    """Which runs wait, which are at work, and which have failed, by name."""
+
+    queued: frozenset[str]
+    running: dict[str, Running]
+    failed: frozenset[str]
+
+
+class Queue:
+    """The queue of the repository in the current folder, as far as it starts from one commit."""
+
+    def __init__(self, baseline: str) -> None:
+        self._baseline = baseline
+        self._queue = Repo().experiments.celery_queue
+        self._last = Status(frozenset(), {}, frozenset())
+
+    def status(self) -> Status:
+        """How the runs that are to be done or have failed stand."""
+        try:
+            running = self._of_baseline(self._queue.iter_active())
+            queued = self._of_baseline(self._queue.iter_queued())
+            failed = self._of_baseline(entry for entry, _ in self._queue.iter_failed())
+        except (DvcException, OSError, ValueError):  # a task was moved while this was read
+            return self._last
+        self._last = Status(
+            queued=frozenset(queued),
+            running={name: self._running(rev) for name, rev in running.items()},
+            failed=frozenset(failed),
+        )
+        return self._last
+
+    def _of_baseline(self, entries: Iterable[Any]) -> dict[str, str]:
+        return {e.name: e.stash_rev for e in entries if e.baseline_rev == self._baseline}
+
+    def _running(self, rev: str) -> Running:
+        try:
+            info = json.loads(Path(self._queue.get_infofile_path(rev)).read_text("utf-8"))
+        except (OSError, ValueError):
+            return Running(None, None, time.time())
+        process = self._queue.proc.get(rev)
+        if process is None:
+            return Running(Path(info["root_dir"]), None, time.time())
+        written = Path(process.stdout).with_suffix(".pid")  # when it starts, and when it ends
+        started = written.stat().st_mtime if written.is_file() else time.time()
+        return Running(Path(info["root_dir"]), process.pid, started)
+
+    def workers(self) -> int:
+        """How many workers there are, busy or not; asks them, which takes a second."""
+        return len(self._queue.worker_status())
+
+    def bury(self, names: Iterable[str]) -> None:
+        """Take out runs that were at work when their worker was killed."""
+        for name in sorted(names):
+            dvc("queue", "kill", "--force", name)
+        remove(names)
+
+    def stop(self, names: Iterable[str]) -> None:
+        """End the workers and take these runs out.
+
+        A run at work gets what Ctrl-C would send it, so that its trainer saves its state.
+        """
+        ours = set(names)
+        interrupted: set[str] = set()
+        deadline = time.monotonic() + SECONDS_TO_STOP
+        while True:
+            status = self.status()
+            waiting, at_work = ours & status.queued, ours & status.running.keys()
+            if not waiting and not at_work:
+                break
+            for name in at_work - interrupted:
+                process = status.running[name].process
+                if process is not None:
+                    interrupted.add(name)
+                    _interrupt(process)
+            if waiting:
+                with suppress(SweepError):  # a worker has just taken one of them: look again
+                    remove(waiting)
+                    continue
+            if time.monotonic() > deadline:
+                raise SweepError(
+                    f"{', '.join(sorted(at_work))}: still running after {SECONDS_TO_STOP:.0f} s; "
+                    f"allowed: `dvc queue stop --kill`"
+                )
+            time.sleep(0.2)
+        dvc("queue", "stop")
+        while self.workers() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        remove(interrupted & self.status().failed)
+
+
+def _interrupt(process: int) -> None:
+    with suppress(ProcessLookupError):  # it has just ended
+        # the worker that waits for it is in its group, and ends after it
+        os.killpg(os.getpgid(process), signal.SIGINT)
+
+
+def add(member: Member, untracked: Iterable[str]) -> None:
+    """Queue a run; `untracked` are folders that git does not have and the run needs."""
+    copied = [word for path in untracked for word in ("-C", path)]
+    dvc("exp", "run", "--queue", "--name", member.name, *_set(member.settings), *copied)
+
+
+def remove(names: Iterable[str]) -> None:
+    """Take runs out of the queue, waiting or ended; what they led to stays."""
+    if ordered := sorted(names):
+        dvc("queue", "remove", *ordered)
+
+
+def forget(names: Iterable[str]) -> None:
+    """Remove experiments, done or failed, so that their names are free."""
+    if ordered := sorted(names):
+        dvc("exp", "remove", *ordered)
+
+
+def start(workers: int) -> None:
+    """Start so many workers, less those that are there."""
+    dvc("queue", "start", "--jobs", str(workers))
+
+
+def run_here(settings: Mapping[str, Any]) -> None:
+    """Run the stages in the workspace with these settings, in sight; raises SweepError."""
+    command = [sys.executable, "-m", "dvc", "exp", "run", *_set(settings)]
+    if subprocess.run(command, env=_environment()).returncode:
+        raise SweepError("dvc exp run: failed, as it says above")
+
+
+def untracked(paths: Iterable[str]) -> list[str]:
+    """Those of these relative paths that hold files which git does not track."""
+    inside = sorted({path for path in paths if not Path(path).is_absolute()})
+    return [path for path in inside if git("ls-files", "--others", "--", path)]
+
+
+def dvc(*arguments: str) -> None:
+    """Run a DVC command that cannot be interrupted halfway; raises SweepError."""
+    # a file, no pipe: workers hold what they inherit open until the queue is empty
+    with tempfile.TemporaryFile() as output:
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=output,
+            env=_environment(),
+            start_new_session=True,  # Ctrl-C in the middle could leave people's edits in a stash
+        )
+        output.seek(0)
+        said = output.read().decode(errors="replace").strip().splitlines()
+    if done.returncode:
+        line = next((line for line in said if line.startswith("ERROR: ")), (said or ["failed"])[-1])
+        raise SweepError(f"dvc {' '.join(arguments[:2])}: {line.removeprefix('ERROR: ')}")
+
+
+def _environment() -> dict[str, str]:
+    """With this Python's folder first: the stages' `python` and the workers' `dvc` are there."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**os.environ, "PATH": path}
+
+
+def _set(settings: Mapping[str, Any]) -> list[str]:
+    return [word for key, value in settings.items() for word in ("-S", f"{key}={_override(value)}")]
+
+
+def _override(value: Any) -> str:
+    """A value in the grammar of DVC's -S (Hydra's)."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{quoted}'"

@@ -1,0 +1,319 @@
+"""Proves what `sweep` promises, with real DVC, real workers and a real Ctrl-C.
+
+An interrupted sweep goes on and keeps what is done; its table says what DVC's records say; a run
+that fails stays listed; the winner is taken over to the byte; members compare without a network.
+"""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tiny_project import commit, environment, run, set_params, words
+
+from pipeline.__main__ import main
+
+SWEEP = (sys.executable, "-m", "pipeline", "sweep")
+# 1e30 is a number that passes every check and makes the loss not finite
+FILE = """\
+description: Which rate?
+base: {train.max_steps: 1500, train.warmup_steps: 0}
+grid: {train.lr: [1e30, 5e-05, 1e-2], train.seed: [1, 2]}
+"""
+FAILING = ["rate-lr=1e+30-seed=1", "rate-lr=1e+30-seed=2"]
+STEPS = range(30, 700)  # in the middle: more than the 20 of the run that every member starts from
+
+
+def references(project: Path, sweep: str) -> dict[str, str]:
+    """{finished member: commit}."""
+    listed = run(project, "git", "for-each-ref", "--format=%(refname) %(objectname)", "refs/exps")
+    pairs = [line.split() for line in listed.stdout.splitlines()]
+    return {
+        name.split("/")[-1]: sha for name, sha in pairs if name.split("/")[-1].startswith(sweep)
+    }
+
+
+def at_work(project: Path) -> bool:
+    """Whether a member is in the middle of its training."""
+    for path in (project / ".dvc/tmp/exps").glob("tmp*/reports/train.csv"):
+        try:
+            if path.read_text().count("\n") in STEPS:
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def processes(project: Path) -> list[str]:
+    """The command lines of workers and trainers in the project."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        words = process.info["cmdline"] or []
+        here = str(process.info["cwd"]).startswith(str(project))
+        if here and ("queue-worker" in words or words[-2:] == ["pipeline", "train"]):
+            found.append(" ".join(words))
+    return found
+
+
+def shown(project: Path) -> dict[str, Any]:
+    """{experiment: its record} of `dvc exp show --json`."""
+    commits = json.loads(run(project, "dvc", "exp", "show", "--json").stdout)
+    return {e["name"]: e for each in commits for e in each["experiments"] or []}
+
+
+def rows(project: Path, sweep: str = "rate") -> dict[str, dict[str, str]]:
+    text = (project / f"reports/sweeps/{sweep}.csv").read_text()
+    return {row["name"]: row for row in csv.DictReader(text.splitlines())}
+
+
+@pytest.fixture(scope="module")
+def interrupted(
+    _finished_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str, dict[str, str]]:
+    """A project whose sweep was interrupted by Ctrl-C; what it said; what was done by then."""
+    project = tmp_path_factory.mktemp("sweep") / "project"
+    shutil.copytree(_finished_template, project, symlinks=True)
+    (project / "sweeps").mkdir()
+    (project / "sweeps/rate.yaml").write_text(FILE)
+    commit(project, "A sweep")
+    sweep = subprocess.Popen(
+        [*SWEEP, "run", "rate", "--workers", "2"], cwd=project, env=environment(), text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
+    while not (references(project, "rate") and at_work(project)):
+        assert sweep.poll() is None, "it ended before it could be interrupted"
+        time.sleep(0.05)
+    os.killpg(sweep.pid, signal.SIGINT)  # what Ctrl-C in a terminal sends
+    said = sweep.communicate()[0]
+    assert sweep.returncode == 130, said
+    assert processes(project) == []
+    assert run(project, "git", "status", "--porcelain").stdout == ""
+    return project, said, references(project, "rate")
+
+
+@pytest.fixture(scope="module")
+def swept(interrupted: tuple[Path, str, dict[str, str]]) -> tuple[Path, str]:
+    """The same project with the sweep continued and its table written; what that said."""
+    project, _, _ = interrupted
+    said = run(project, *SWEEP, "run", "rate", "--workers", "2").stdout
+    return project, said + run(project, *SWEEP, "table", "rate").stdout
+
+
+@pytest.mark.slow
+def test_an_interrupted_sweep_goes_on_and_keeps_what_is_done(
+    interrupted: tuple[Path, str, dict[str, str]], swept: tuple[Path, str]
+) -> None:
+    project, said, before = interrupted
+    assert "stopped; to go on: python -m pipeline sweep run rate --workers 2" in said
+    assert 1 <= len(before) < 4
+    assert "4 of 6 runs are done, 2 failed" in swept[1]
+    after = references(project, "rate")
+    assert before.items() < after.items()
+    logs = [path.read_text() for path in (project / ".dvc/tmp/exps/run").glob("*/*.out")]
+    assert any("going on from step" in log for log in logs)
+    assert not list((project / ".cache/train").glob("*/state-*"))
+    assert processes(project) == []
+    again = run(project, *SWEEP, "run", "rate", "--workers", "2").stdout
+    assert "queueing" not in again
+    assert references(project, "rate") == after
+
+
+@pytest.mark.slow
+def test_every_row_is_what_dvc_exp_show_says(swept: tuple[Path, str]) -> None:
+    project, _ = swept
+    experiments, table = shown(project), rows(project)
+    assert len(table) == 6
+    done = {name: row for name, row in table.items() if row["state"] == "done"}
+    assert len(done) == 4
+    for name, row in done.items():
+        (revision,) = experiments[name]["revs"]
+        data = revision["data"]
+        metrics = data["metrics"]["reports/metrics.json"]["data"]
+        params = data["params"]["params.yaml"]["data"]
+        assert row["commit"] == revision["rev"]
+        assert float(row["train.lr"]) == params["train"]["lr"]
+        assert int(row["train.seed"]) == params["train"]["seed"]
+        assert params["train"]["max_steps"] == 1500
+        assert params["train"]["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
+        for split in ("val", "test"):
+            for key in ("loss", "perplexity", "bits_per_byte"):
+                assert float(row[f"{split}.{key}"]) == metrics[split][key]
+        assert int(row["parameters"]) == metrics["train"]["parameters"]
+        assert int(row["tokens"]) == metrics["train"]["tokens"]
+        assert float(row["seconds"]) > 0
+    best = min(done.values(), key=lambda row: float(row["val.bits_per_byte"]))
+    marked = [row for row in table.values() if row["best"]]
+    assert [row["train.lr"] for row in marked] == [best["train.lr"]]
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_stays_listed_with_its_error_and_without_numbers(
+    swept: tuple[Path, str],
+) -> None:
+    project, said = swept
+    experiments, table = shown(project), rows(project)
+    for name in FAILING:
+        assert experiments[name]["executor"]["state"] == "failed"
+        assert experiments[name]["revs"][0]["data"]["metrics"], "the baseline's, shown by DVC"
+        assert table[name]["state"] == "failed"
+        assert table[name]["error"].startswith("training loss is nan at step")
+        numbers = [v for k, v in table[name].items() if "." in k and k[:5] != "train"]
+        assert set(numbers) == {""}
+        assert f"failed: {name}: {table[name]['error']}" in said
+    readme = (project / "README.md").read_text()
+    assert readme.count(table[FAILING[0]]["error"]) == 2
+
+
+@pytest.mark.slow
+def test_the_page_is_checked_against_the_records_and_drawn_again_from_them_alone(
+    swept: tuple[Path, str], tmp_path: Path
+) -> None:
+    project, _ = swept
+    run(project, "python", "-m", "pipeline", "report", "--check")
+    run(project, *SWEEP, "table", "--check")
+    commit(project, "The sweep's record")
+    for names in (["rate"], []):
+        run(project, *SWEEP, "table", *names)
+        assert run(project, "git", "status", "--porcelain").stdout == ""
+    clone = tmp_path / "clone"  # without the experiments
+    run(tmp_path, "git", "clone", "-q", str(project), str(clone))
+    run(clone, *SWEEP, "table", "--check")
+    figure = clone / "reports/sweeps/rate/loss.png"
+    before = figure.read_bytes()
+    figure.unlink()
+    readme = clone / "README.md"
+    text = readme.read_text()
+    start = text.index("bits per byte below the next")
+    digit = text[start - 2]
+    readme.write_text(f"{text[: start - 2]}{9 - int(digit)}{text[start - 1 :]}")
+    wrong = run(clone, *SWEEP, "table", "--check", check=False)
+    assert wrong.returncode == 1
+    assert "reports/sweeps/rate/loss.png" in wrong.stderr
+    assert "README.md: section SWEEP" in wrong.stderr
+    assert wrong.stderr.count("\n") == 1
+    run(clone, *SWEEP, "table", "rate")
+    assert (figure.read_bytes(), readme.read_text()) == (before, text)
+
+
+@pytest.mark.slow
+def test_a_record_that_the_experiments_do_not_bear_out_is_named(
+    swept: tuple[Path, str], tmp_path: Path
+) -> None:
+    project = Path(shutil.copytree(swept[0], tmp_path / "project", symlinks=True))
+    path = project / "reports/sweeps/rate.json"
+    record = json.loads(path.read_text())
+    record["runs"][0]["val"]["bits_per_byte"] /= 2
+    path.write_text(json.dumps(record, indent=2))
+    wrong = run(project, *SWEEP, "table", "--check", check=False)
+    assert f"reports/sweeps/rate.json: {record['runs'][0]['name']}" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_promote_takes_the_winner_over_to_the_byte_and_keeps_prose(
+    swept: tuple[Path, str], tmp_path: Path
+) -> None:
+    project = Path(shutil.copytree(swept[0], tmp_path / "project", symlinks=True))
+    readme = project / "README.md"
+    readme.write_text("Not committed yet.\n" + readme.read_text())
+    best = next(row for row in rows(project).values() if row["best"])
+    said = run(project, *SWEEP, "promote", "rate").stdout
+    assert f"the workspace holds the results of {best['name']}" in said
+    assert "'train' is cached" in said
+    assert readme.read_text().startswith("Not committed yet.\n")
+    assert run(project, "dvc", "status").stdout.strip() == "Data and pipelines are up to date."
+    for name in ("reports/metrics.json", "reports/train.csv", "reports/samples.txt"):
+        theirs = run(project, "git", "show", f"{best['commit']}:{name}").stdout
+        assert (project / name).read_text() == theirs
+    theirs = run(project, "git", "show", f"{best['commit']}:dvc.lock").stdout
+    assert (project / "dvc.lock").read_text() == theirs
+    run(project, "python", "-m", "pipeline", "report", "--check")
+
+
+def without_network(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a network namespace of its own, which has no interface that is up."""
+    if subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode:
+        pytest.skip("this system lets no user make a network namespace (unshare -rn)")
+    return run(project, "unshare", "-rn", *command)
+
+
+@pytest.mark.slow
+def test_two_members_compare_without_a_network(swept: tuple[Path, str]) -> None:
+    project, _ = swept
+    one, other = list(references(project, "rate"))[:2]
+    table = rows(project)
+    said = without_network(project, "dvc", "metrics", "diff", "--json", one, other)
+    change = json.loads(said.stdout)["reports/metrics.json"]["val.loss"]
+    assert change["old"] == float(table[one]["val.loss"])
+    assert change["new"] == float(table[other]["val.loss"])
+    plots = without_network(project, "dvc", "plots", "diff", "--json", one, other)
+    drawn = json.loads(plots.stdout)["data"]
+    (series,) = (plot for name, plot in drawn.items() if "train.csv" in name)
+    assert set(series[0]["revisions"]) == {one, other}
+    page = without_network(project, "dvc", "plots", "diff", one, other).stdout
+    assert (project / "dvc_plots/index.html").is_file(), page
+
+
+def test_a_sweep_of_code_that_is_not_committed_is_refused(finished: Path) -> None:
+    with (finished / "pipeline/training/schedule.py").open("a") as file:
+        file.write("# one line more\n")
+    refused = run(finished, *SWEEP, "run", "-S", "train.lr=1e-3,1e-4", check=False)
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        "error: pipeline/training/schedule.py: found changes that are not committed; "
+        "allowed: a sweep that starts from a commit, so commit them first\n"
+    )
+    assert references(finished, "lr") == {}
+
+
+@pytest.mark.slow
+def test_text_that_git_does_not_track_goes_into_every_run(finished: Path) -> None:
+    (finished / "books").mkdir()
+    (finished / "books/mine.txt").write_text(words(900, seed=2))
+    set_params(finished, corpus__path="books")
+    run(finished, "dvc", "repro", "-q")
+    ignored = finished / ".gitignore"
+    ignored.write_text(f"{ignored.read_text()}/books/\n")
+    commit(finished, "My own text, which stays out of git")
+    run(finished, *SWEEP, "run", "mine", "-S", "train.seed=1,2", "-S", "train.max_steps=5")
+    locks = [run(finished, "git", "show", f"{sha}:dvc.lock").stdout
+             for sha in references(finished, "mine").values()]  # fmt: skip
+    (same,) = {lock.split("\n  report:")[0].split("\n  prepare:")[1][:900] for lock in locks}
+    assert same in (finished / "dvc.lock").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run",), "sweep: found no name; allowed: one of sweeps/ (none), or -S key=a,b"),
+        (("run", "width"), "sweeps/width.yaml: not found"),
+        (("run", "-S", "train.lrr=1,2"), "train.lrr: unknown parameter; did you mean lr?"),
+        (("table", "width"), "reports/sweeps/width.json: not found; allowed: a sweep that has run"),
+        (("promote", "width"), "reports/sweeps/width.json: not found"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: tuple[str, ...],
+    message: str,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(finished)
+    assert main(["sweep", *arguments]) in (1, 2)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert message in said
+
+
+def test_without_a_sweep_the_section_says_so_and_the_check_holds(finished: Path) -> None:
+    assert "No sweep has been recorded yet" in (finished / "README.md").read_text()
+    run(finished, *SWEEP, "table", "--check")
