@@ -5,6 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 EXTRAS := .venv/.installed-extras
+PLOTS := .dvc/plots.html
 NAME ?= lr
 WORKERS ?= 2
 
@@ -17,7 +18,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
-setup: $(READY) ## Install everything into .venv, at the versions of constraints.txt
+setup: $(READY) $(PLOTS) ## Install everything into .venv, at the versions of constraints.txt
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
@@ -28,20 +29,24 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(PLOTS): | $(READY)
+	@$(BIN)/python -m pipeline plots
+
 $(EXTRAS): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  -e '.[dev,demo,eval]'
 	@touch $@
 
-repro: $(READY) ## Run every stage that is due: raw text to README
+repro: $(READY) $(PLOTS) ## Run every stage that is due: raw text to README
 	$(BIN)/dvc repro
 
-report: $(READY) ## Rewrite figures, results and the README's sections from the last run
+report: $(READY) ## Rewrite report.html, figures, results, the README's sections from the last run
 	$(BIN)/dvc repro --single-item --force report
 
 sweep: $(READY) ## Run a sweep and write its table: make sweep NAME=width WORKERS=2
 	$(BIN)/python -m pipeline sweep run $(NAME) --workers $(WORKERS)
 	$(BIN)/python -m pipeline sweep table $(NAME)
+	$(BIN)/dvc repro --single-item report
 
 test: lint ## Check style and types, run the fast tests
 	$(BIN)/python -m pytest -n 2 -m 'not slow'

@@ -15,6 +15,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "report",
+    "plots",
     "generate",
     "inspect",
     "trace",

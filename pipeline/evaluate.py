@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.errors import CheckpointError, CorpusError
-from pipeline.params import Params, load_params
+from pipeline.params import Params, SampleParams, load_params
 from pipeline.storage import write_json, write_text
 
 if TYPE_CHECKING:
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
 
     from pipeline.corpus.tokenizers import Tokenizer
     from pipeline.evaluation.perplexity import Score
+    from pipeline.model.gpt import GPT
 
 TOKENS = Path("data/tokens")
 CHECKPOINTS = Path("data/checkpoints")
 EVALUATION = Path("data/evaluation")
 METRICS = Path("reports/metrics.json")
 LAST_STEPS = 100  # of the mean training loss at the end
+STRATEGY_TOKENS = 100  # most, of each strategy's text
 BASELINE_MOST_TOKENS = 1 << 24  # of the train split's end, for the baselines: memory
 
 
@@ -38,7 +41,8 @@ def evaluate(
 ) -> None:
     """Score best.pt on all of val and test, each target once, and draw its samples.
 
-    Writes reports/metrics.json, and to data/evaluation the loss by position and the samples.
+    Writes reports/metrics.json, and to data/evaluation the loss by position and by token and the
+    samples.
     Computed in fp32, whatever the training's precision. With --checkpoint or --text it only
     prints: the model may come from anywhere, and needs no training.
 
@@ -48,9 +52,10 @@ def evaluate(
     if checkpoint or text:
         _only_print(params, checkpoint or str(CHECKPOINTS / "best.pt"), text)
         return
-    metrics, positions, generated = compute(params)
+    metrics, positions, values = compute(params)
     write_text(EVALUATION / "positions.csv", positions)
-    write_json(EVALUATION / "generated.json", generated)
+    for name, value in values.items():
+        write_json(EVALUATION / name, value)
     write_json(METRICS, metrics)
     table = Table("split", "loss", "perplexity", "bits per byte")
     for name in ("val", "test"):
@@ -61,8 +66,8 @@ def evaluate(
     Console().print(table)
 
 
-def compute(params: Params) -> tuple[dict[str, Any], str, list[dict[str, Any]]]:
-    """metrics.json's values, positions.csv's text and generated.json's values, from best.pt."""
+def compute(params: Params) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """From best.pt: metrics.json's values, positions.csv's text, {file: values} of the others."""
     from pipeline.training import runtime as runtimes
 
     runtimes.prepare_process(params.train)
@@ -73,7 +78,7 @@ def compute(params: Params) -> tuple[dict[str, Any], str, list[dict[str, Any]]]:
     from pipeline.corpus import tokenizers
     from pipeline.corpus.token_file import load_split
     from pipeline.evaluation.perplexity import score_split
-    from pipeline.evaluation.sampling import generate
+    from pipeline.evaluation.token_loss import hardest_and_easiest
     from pipeline.training.checkpoint import load_checkpoint, read_checkpoint
 
     model, best = load_checkpoint(CHECKPOINTS / "best.pt")
@@ -107,7 +112,7 @@ def compute(params: Params) -> tuple[dict[str, Any], str, list[dict[str, Any]]]:
             "targets": whole.targets,
             "bytes": text_bytes,
         }
-        held_out = name
+        held_out, by_token = name, hardest_and_easiest(whole, tokenizer)
     metrics["train"] = _training_facts(read_checkpoint(CHECKPOINTS / "last.pt"), best)
     metrics["train"]["parameters"] = model.count_parameters()
     metrics["train"] |= _before_training(best["best_loss"])
@@ -118,28 +123,66 @@ def compute(params: Params) -> tuple[dict[str, Any], str, list[dict[str, Any]]]:
     rows = [f"{place},{mean!r}" for place, mean in enumerate(means.tolist(), 1)]
     positions = "\n".join(["position,loss", *rows]) + "\n"
 
-    sample = params.sample
+    values = {
+        "tokens.json": {"split": held_out, **by_token},
+        "generated.json": _generated(model, tokenizer, params.sample),
+        "strategies.json": _by_strategy(model, tokenizer, params.sample),
+    }
+    return metrics, positions, values
+
+
+def _generated(model: "GPT", tokenizer: "Tokenizer", sample: SampleParams) -> list[dict[str, Any]]:
+    """The samples that params.yaml asks for, with the settings that shape them."""
+    from pipeline.evaluation.sampling import Strategy, as_set, generate
+
+    strategy = as_set(sample)
     prompt = tokenizer.encode(sample.prompt).tolist() or [tokenizer.eot_id]
     drawn = generate(
         model,
         prompt,
+        **asdict(strategy),
         max_new_tokens=sample.max_new_tokens,
-        temperature=sample.temperature,
-        top_k=sample.top_k,
         seed=sample.seed,
         num_samples=sample.num_samples,
         stop_id=tokenizer.eot_id,
     )
-    settings = sample.model_dump(include={"temperature", "top_k", "seed"})
-    generated = [
+    neutral = asdict(Strategy())
+    settings = {
+        name: value
+        for name, value in asdict(strategy).items()
+        if name in ("temperature", "top_k") or value != neutral[name]
+    }
+    return [
         {
             "prompt": sample.prompt,
-            "settings": {**settings, "sample": number},
+            "settings": {**settings, "seed": sample.seed, "sample": number},
             "text": tokenizer.decode(prompt + ids),
         }
         for number, ids in enumerate(drawn, 1)
     ]
-    return metrics, positions, generated
+
+
+def _by_strategy(
+    model: "GPT", tokenizer: "Tokenizer", sample: SampleParams
+) -> list[dict[str, Any]]:
+    """A short text of each strategy that `generate --compare` shows, same prompt and seed."""
+    from pipeline.evaluation.sampling import as_set, compared_strategies, generate
+
+    prompt = tokenizer.encode(sample.prompt).tolist() or [tokenizer.eot_id]
+    most_tokens = min(STRATEGY_TOKENS, sample.max_new_tokens)
+    texts = []
+    for name, strategy in compared_strategies(as_set(sample)).items():
+        (ids,) = generate(
+            model,
+            prompt,
+            **asdict(strategy),
+            max_new_tokens=most_tokens,
+            seed=sample.seed,
+            stop_id=tokenizer.eot_id,
+        )
+        text = tokenizer.decode(prompt + ids)
+        texts.append({"strategy": name, "most_tokens": most_tokens, "text": text})
+    return texts
 
 
 def _only_print(params: Params, checkpoint: str, text: Path | None) -> None:

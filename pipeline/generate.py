@@ -16,7 +16,7 @@ from pipeline.storage import write_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from pipeline.evaluation.sampling import Draw, Strategy
+    from pipeline.evaluation.sampling import Draw
     from pipeline.evaluation.text import Piece
 
     Writer = Callable[[str, Sequence[Draw]], Iterator[Piece]]
@@ -89,7 +89,7 @@ def generate(
     from pipeline.training import runtime as runtimes
 
     runtimes.prepare_process(params.train)
-    from pipeline.evaluation.sampling import Draw
+    from pipeline.evaluation.sampling import Draw, as_set
     from pipeline.evaluation.text import prompt_ids, stream_text
     from pipeline.model.pretrained import load_pretrained
 
@@ -112,7 +112,7 @@ def generate(
             model, tokenizer, text, draws, max_new_tokens=sample.max_new_tokens, stops=stops
         )
 
-    strategy = _strategy(sample)
+    strategy = as_set(sample)
     draws = [Draw(strategy, sample.seed + number) for number in range(sample.num_samples)]
     written = ""
     if interactive:
@@ -127,13 +127,6 @@ def generate(
             write_text(output, written)
         except OSError as error:
             raise UserError(f"--output: {output}: {error.strerror}") from None
-
-
-def _strategy(sample: SampleParams) -> "Strategy":
-    from pipeline.evaluation.sampling import Strategy
-
-    names = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty"}
-    return Strategy(**sample.model_dump(include=names))
 
 
 def _prompts() -> "Iterator[str]":
@@ -177,19 +170,10 @@ def _show(write: "Writer", prompt: str, draws: "Sequence[Draw]") -> str:
 
 def _compare(write: "Writer", sample: SampleParams) -> str:
     """Print the same prompt and seed by several strategies, side by side."""
-    from pipeline.evaluation.sampling import Draw, Strategy
+    from pipeline.evaluation.sampling import Draw, as_set, compared_strategies
     from pipeline.training.samples import visible
 
-    strategies = {
-        "as set": _strategy(sample),
-        "greedy": Strategy(temperature=0),
-        "temperature 0.7": Strategy(temperature=0.7),
-        "temperature 1": Strategy(),
-        "top-k 40": Strategy(top_k=40),
-        "top-p 0.9": Strategy(top_p=0.9),
-        "min-p 0.1": Strategy(min_p=0.1),
-        "greedy, penalty 1.3": Strategy(temperature=0, repetition_penalty=1.3),
-    }
+    strategies = compared_strategies(as_set(sample))
     texts = [sample.prompt] * len(strategies)
     draws = [Draw(strategy, sample.seed) for strategy in strategies.values()]
     for piece in write(sample.prompt, draws):

@@ -1,4 +1,4 @@
-"""report: figures, results.md, samples.txt, provenance.json, and the README's marked sections.
+"""report: figures, results.md, report.html, samples.txt, provenance.json, the README's sections.
 
 README.md is no output of the stage: only the sections between its markers are written, and
 people's prose around them never makes a stage stale. `--check` compares instead of writing.
@@ -61,6 +61,7 @@ def _rendered(params: Params) -> tuple[dict[Path, bytes], dict[str, str]]:
     """Every file under reports/ that this stage writes, and the README's sections."""
     import json
 
+    from pipeline.reporting.page import report_page
     from pipeline.reporting.plots import draw_figures
     from pipeline.reporting.provenance import provenance
     from pipeline.reporting.results import read_results
@@ -69,11 +70,14 @@ def _rendered(params: Params) -> tuple[dict[Path, bytes], dict[str, str]]:
     from pipeline.training.samples import format_samples
 
     results = read_results()
-    origin = provenance(results, read_stages(), params)
+    stages = read_stages()
+    origin = provenance(results, stages, params)
     settings = params.model_dump(include={"prepare", "model", "train", "evaluate", "sample"})
     figures = draw_figures(results, params.report.smoothing, params.report.dpi)
+    sections = readme_sections(results, origin, reports="")
     texts = {
-        "results.md": results_page(readme_sections(results, origin, reports=""), settings),
+        "results.md": results_page(sections, settings),
+        "report.html": report_page(results, origin, stages, settings, sections, figures),
         "samples.txt": format_samples([*results.run["samples"], *results.generated]),
         "provenance.json": json.dumps(origin, indent=2, ensure_ascii=False) + "\n",
     }

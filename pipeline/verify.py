@@ -99,10 +99,11 @@ def _command_fails(*arguments: str) -> list[str]:
 
 def _against_the_commit() -> list[str]:
     from pipeline.reporting.lineage import WorkingTree, git, read_lock
+    from pipeline.reporting.stages import CODE
 
     paths = ["params.yaml", "dvc.yaml", "dvc.lock", "README.md", "reports"]
     for entry in read_lock(WorkingTree()).values():
-        paths += [dep["path"] for dep in entry.get("deps", []) if dep["path"].endswith(".py")]
+        paths += [dep["path"] for dep in entry.get("deps", []) if dep["path"].endswith(CODE)]
     if not git("rev-parse", "--verify", "--quiet", "HEAD", check=False):
         return ["there is no commit: `git add -A; git commit`"]
     changed = git("status", "--porcelain", "-z", "--", *sorted(set(paths))).decode().split("\0")

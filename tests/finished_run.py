@@ -69,6 +69,19 @@ GENERATED = [
         "text": "ROMEO:\nWhat lady is that, which doth enrich the hand\nOf yonder knight?\n",
     },
 ]
+TOKENS = {
+    "split": "test",
+    "least_count": 10,
+    "hardest": [
+        {"id": 7, "text": " $x_1$", "count": 1025, "loss": 11.25},
+        {"id": 8, "text": "\\xe2", "count": 12, "loss": 9.5},
+    ],
+    "easiest": [{"id": 9, "text": "\n", "count": 40, "loss": 0.0625}],
+}
+STRATEGIES = [
+    {"strategy": "greedy", "most_tokens": 8, "text": "ROMEO:\nAnd the <b>world</b>."},
+    {"strategy": "top-p 0.9", "most_tokens": 8, "text": "ROMEO:\nWhat say you?"},
+]
 
 
 def history(steps: int = 2500) -> str:
@@ -127,7 +140,9 @@ def write_run(folder: Path) -> None:
         "data/checkpoints/best.pt": "the best weights",
         "data/checkpoints/last.pt": "the last weights",
         "data/evaluation/positions.csv": "position,loss\n" + positions,
+        "data/evaluation/tokens.json": json.dumps(TOKENS),
         "data/evaluation/generated.json": json.dumps(GENERATED),
+        "data/evaluation/strategies.json": json.dumps(STRATEGIES),
         "reports/metrics.json": json.dumps(metrics(), indent=2),
         "reports/train.csv": history(),
     }

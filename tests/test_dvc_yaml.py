@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.reporting.stages import CODE
+
 ROOT = Path(__file__).parent.parent
 STAGES = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
 HANDS_ON = {"pipeline/__init__.py", "pipeline/__main__.py"}
@@ -68,13 +70,14 @@ def local_files(name: str, root: Path) -> list[str]:
 
 
 def code_deps(stage: str) -> set[str]:
-    return {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
+    return {dep for dep in STAGES[stage]["deps"] if dep.endswith(CODE)}
 
 
 def needed_code(stage: str) -> set[str]:
-    """What a stage imports; report also reads the other stages' code, for provenance.json."""
+    """What a stage imports; report also reads a template, and for provenance.json all code."""
     needed = imported(f"pipeline/{stage}.py")
     if stage == "report":
+        needed |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob("pipeline/**/*.j2")}
         needed |= {dep for other in STAGES if other != stage for dep in code_deps(other)}
     return needed
 
@@ -97,11 +100,11 @@ def test_no_dep_is_listed_twice(stage: str) -> None:
 
 
 def test_data_deps_are_what_earlier_stages_make() -> None:
-    made = {"${corpus.path}", "data/init"}  # what people bring
+    made = {"${corpus.path}", "data/init", "reports/sweeps"}  # what people bring
     for stage in STAGES.values():
         for dep in stage["deps"]:
             owners = {dep, *(parent.as_posix() for parent in Path(dep).parents)}
-            assert dep.endswith(".py") or owners & made, f"no earlier stage makes {dep}"
+            assert dep.endswith(CODE) or owners & made, f"no earlier stage makes {dep}"
         for kind in ("outs", "metrics", "plots"):
             for out in stage.get(kind, ()):
                 made.add(out if isinstance(out, str) else next(iter(out)))

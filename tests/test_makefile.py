@@ -60,7 +60,8 @@ def test_setup_installs_at_exact_versions_and_again_only_when_these_change(proje
     def installs() -> list[str]:
         done = make(project, "setup", "PYTHON=./fake-python")
         assert done.returncode == 0, done.stderr
-        return (project / "installs.txt").read_text().splitlines()
+        asked = (project / "installs.txt").read_text().splitlines()
+        return [line for line in asked if "pip install" in line]
 
     (first,) = installs()
     assert first.startswith("-m pip install")
@@ -69,6 +70,17 @@ def test_setup_installs_at_exact_versions_and_again_only_when_these_change(proje
     stamp = (project / ".venv/.installed").stat().st_mtime
     os.utime(project / "constraints.txt", (stamp + 10, stamp + 10))
     assert len(installs()) == 2
+
+
+def test_setup_makes_the_page_of_the_plots_once(project: Path) -> None:
+    asked = project / "installs.txt"
+    make(project, "setup", "PYTHON=./fake-python")
+    assert asked.read_text().splitlines()[-1] == "-m pipeline plots"
+    (project / ".dvc").mkdir()
+    (project / ".dvc/plots.html").touch()
+    before = asked.read_text()
+    assert make(project, "setup", "PYTHON=./fake-python").returncode == 0
+    assert asked.read_text() == before
 
 
 @pytest.mark.parametrize("target", ["repro", "report", "sweep", "test", "test-all", "lint", "demo"])

@@ -76,6 +76,13 @@ def test_without_overlap_every_position_is_scored_as_often_but_for_the_rest() ->
     assert result.position_nats.sum() == pytest.approx(result.nats)
 
 
+def test_the_losses_by_token_add_up_to_the_whole() -> None:
+    result = score(model())
+    assert result.token_targets.tolist() == np.bincount(TOKENS[1:], minlength=61).tolist()
+    assert result.token_nats.sum() == pytest.approx(result.nats)
+    assert (result.token_nats[result.token_targets == 0] == 0).all()
+
+
 def test_some_windows_stand_for_all() -> None:
     result = score(model(), overlap=0.0, most_windows=3)
     assert result.targets == 3 * 16

@@ -15,7 +15,7 @@ from pipeline.params import load_params
 from pipeline.reporting.readme import differing, fill
 
 ROOT = Path(__file__).parent.parent
-FILE_ENDINGS = {"py", "csv", "yaml"}
+FILE_ENDINGS = {"py", "csv", "yaml", "html"}
 SECTIONS = {"ONE": "first\nline", "TWO": "| a |\n| --- |"}
 
 

@@ -19,6 +19,7 @@ from finished_run import GENERATED, RUN, metrics, write_run
 from pipeline.__main__ import main
 from pipeline.params import load_params
 from pipeline.reporting.markdown import table
+from pipeline.reporting.plots import FIGURES
 from pipeline.reporting.results import read_results
 from pipeline.reporting.sections import fenced, readme_sections
 from pipeline.training.samples import format_samples
@@ -54,6 +55,7 @@ stages:
     outs:
       - reports/figures: {cache: false, persist: true}
       - reports/provenance.json: {cache: false, persist: true}
+      - reports/report.html: {cache: false, persist: true}
       - reports/results.md: {cache: false, persist: true}
       - reports/samples.txt: {cache: false, persist: true}
 """
@@ -135,8 +137,9 @@ def error_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_a_repro_writes_every_file_and_the_check_agrees(project: Path) -> None:
-    written = {"results.md", "samples.txt", "provenance.json", "metrics.json", "train.csv"}
-    assert {path.name for path in Path("reports").iterdir()} == {*written, "figures"}
+    written = {"results.md", "report.html", "samples.txt", "provenance.json"}
+    inputs = {"metrics.json", "train.csv"}
+    assert {path.name for path in Path("reports").iterdir()} == {*written, *inputs, "figures"}
     assert main(["report", "--check"]) == 0
     assert "up to date" in dvc("status")
 
@@ -192,7 +195,7 @@ def test_changed_and_missing_files_are_named_and_repaired(
     before = tree(project)
     inputs = {"reports/metrics.json", "reports/train.csv"}
     written = sorted(name for name in before if name.startswith("reports/") and name not in inputs)
-    assert len(written) == 9
+    assert len(written) == 4 + 2 * len(FIGURES)
     for name in written:
         Path(name).write_bytes(before[name][:-1] + bytes([before[name][-1] ^ 1]))
     line = error_line(capsys, "report", "--check")
@@ -259,7 +262,7 @@ def test_a_failing_stage_leaves_the_earlier_report(project: Path) -> None:
 
 
 def test_a_new_report_setting_runs_report_alone(project: Path) -> None:
-    edit("params.yaml", b"smoothing: 0.9", b"smoothing: 0.5")
+    edit("params.yaml", b"smoothing: 0.2", b"smoothing: 0.5")
     output = dvc("repro")
     assert "Running stage 'report'" in output
     assert output.count("Running stage") == 1

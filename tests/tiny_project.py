@@ -79,7 +79,7 @@ def make_project(folder: Path, **changes: object) -> Path:
         shutil.copy(ROOT / name, folder)
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "pipeline", folder / "pipeline", ignore=ignored)
-    (folder / "reports").mkdir()
+    shutil.copytree(ROOT / "reports/sweeps", folder / "reports/sweeps")
     for name in ("own", "init"):
         (folder / "data" / name).mkdir(parents=True)
     shutil.copy(ROOT / "data/init/README.md", folder / "data/init")
@@ -88,6 +88,7 @@ def make_project(folder: Path, **changes: object) -> Path:
     set_params(folder, **changes)
     run(folder, "git", "init", "-q", "-b", "main")
     run(folder, "dvc", "init", "-q")
+    shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")
     run(folder, "dvc", "config", "core.analytics", "false")
     commit(folder)
     return folder

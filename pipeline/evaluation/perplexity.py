@@ -30,6 +30,8 @@ class Score:
     targets: int
     position_nats: NDArray[np.float64]  # (T,) loss by position in the window
     position_targets: NDArray[np.int64]  # (T,)
+    token_nats: NDArray[np.float64]  # (V,) loss by target
+    token_targets: NDArray[np.int64]  # (V,)
 
     @property
     def loss(self) -> float:
@@ -86,7 +88,9 @@ def score_split(
         plan = [plan[i * len(plan) // most_windows] for i in range(most_windows)]
     model.eval()
     device = next(model.parameters()).device
+    V = model.config.vocab_size
     nats, targets = np.zeros(T), np.zeros(T, dtype=np.int64)
+    token_nats, token_targets = np.zeros(V), np.zeros(V, dtype=np.int64)
     for first in range(0, len(plan), batch_size):
         part = plan[first : first + batch_size]
         block = np.stack([tokens[start : start + T + 1] for start, _ in part]).astype(np.int64)
@@ -100,5 +104,8 @@ def score_split(
         losses_64 = losses.view(len(part), T).double().cpu().numpy()
         nats += np.where(scored, losses_64, 0.0).sum(axis=0)
         targets += scored.sum(axis=0)
+        ids = block[:, 1:][scored]
+        token_nats += np.bincount(ids, losses_64[scored], V)
+        token_targets += np.bincount(ids, minlength=V)
         on_batch(first + len(part), len(plan))
-    return Score(float(nats.sum()), int(targets.sum()), nats, targets)
+    return Score(float(nats.sum()), int(targets.sum()), nats, targets, token_nats, token_targets)

@@ -16,12 +16,13 @@ tokens, but for a draw that falls within rounding (about 1e-6) of the border bet
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from pipeline.model.gpt import GPT, LayerCache
+from pipeline.params import SampleParams
 from pipeline.randomness import seed_for
 
 ROWS = {"cpu": 1, "cuda": 8, "mps": 8}  # of a group
@@ -36,6 +37,26 @@ class Strategy:
     top_p: float = 1.0  # likeliest tokens kept, until their probabilities reach it
     min_p: float = 0.0  # tokens kept, by their probability over the likeliest one's
     repetition_penalty: float = 1.0  # makes the tokens of the text so far less likely, 1 for none
+
+
+def as_set(sample: SampleParams) -> Strategy:
+    """The strategy of params.yaml."""
+    names = {field.name for field in fields(Strategy)}
+    return Strategy(**sample.model_dump(include=names))
+
+
+def compared_strategies(own: Strategy) -> dict[str, Strategy]:
+    """What is shown side by side, by name; `own` is that of params.yaml."""
+    return {
+        "as set": own,
+        "greedy": Strategy(temperature=0),
+        "temperature 0.7": Strategy(temperature=0.7),
+        "temperature 1": Strategy(),
+        "top-k 40": Strategy(top_k=40),
+        "top-p 0.9": Strategy(top_p=0.9),
+        "min-p 0.1": Strategy(min_p=0.1),
+        "greedy, penalty 1.3": Strategy(temperature=0, repetition_penalty=1.3),
+    }
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from pipeline.dvc_cache import DvcCache
 from pipeline.errors import ReportError
+from pipeline.reporting.stages import CODE
 
 METRICS = "reports/metrics.json"
 
@@ -229,7 +230,7 @@ def stage_node(tree: Tree, lock: dict[str, Any], stage: str, seen: set[str]) -> 
     for dep in entry.get("deps", []):
         path, locked_md5 = dep["path"], dep["md5"]
         line = Node(f"{path} md5 {locked_md5}", check_path(tree, path, locked_md5))
-        if path.endswith(".py"):
+        if path.endswith(CODE):
             code.children.append(line)
             continue
         producer = next(
@@ -282,6 +283,7 @@ def find_value(tree: Tree, name: str) -> tuple[str, str]:
         "reports/train.csv",
         "reports/samples.txt",
         "reports/results.md",
+        "reports/report.html",
     ):
         if path not in outputs:
             continue
@@ -294,7 +296,7 @@ def find_value(tree: Tree, name: str) -> tuple[str, str]:
     known = sorted(_leaves(json.loads(data))) if data is not None else []
     raise ReportError(
         f"{name}: found nowhere in the results; allowed: {', '.join(known)}, "
-        "a figure's name, train.csv, samples, results"
+        "a figure's name, train.csv, samples, results, report"
     )
 
 
@@ -348,7 +350,7 @@ def commits_node(tree: Tree, stages: list[str]) -> Node:
         for key, value in f.items()
     }
     wanted = {d["path"]: d["md5"] for s in stages for d in lock[s].get("deps", [])}
-    code = sorted(path for path in wanted if path.endswith(".py"))
+    code = sorted(path for path in wanted if path.endswith(CODE))
     blobs: dict[str, str] = {}  # git's blob id -> md5 of its content
     params_agree: dict[str, bool] = {}
     start = tree.commit if isinstance(tree, Revision) else "HEAD"

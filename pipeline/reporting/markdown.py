@@ -1,4 +1,4 @@
-"""Small parts of Markdown: tables, code, numbers."""
+"""Small parts of Markdown: tables, figures, code, numbers."""
 
 import re
 from collections.abc import Sequence
@@ -13,6 +13,18 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     rule = ["---:" if is_number else "---" for is_number in numbers]
     lines = [[cell.replace("|", r"\|") for cell in row] for row in (heads, rule, *rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def picture(path: str, shows: str) -> str:
+    """The figure `path`.png, or where the reader has dark ground `path`-dark.png, as GitHub has it.
+
+    shows: what stands in its place for those who do not see it.
+    """
+    dark = 'source media="(prefers-color-scheme: dark)"'
+    return (
+        f'<picture>\n  <{dark} srcset="{path}-dark.png">\n'
+        f'  <img alt="{shows}" src="{path}.png">\n</picture>'
+    )
 
 
 def code(value: object) -> str:

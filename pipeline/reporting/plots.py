@@ -1,51 +1,33 @@
-"""The figures: PNGs whose bytes depend on the results alone, never on the user's matplotlib set-up.
+"""The figures of a run, each on light ground and on dark."""
 
-Matplotlib's figure is used without pyplot, so there is no global state and no display.
-"""
-
-from io import BytesIO
 from itertools import chain
 from typing import Any
 
-import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator, NullLocator
+from numpy.typing import NDArray
 
+from pipeline.reporting.grounds import Ground, on_both_grounds
 from pipeline.reporting.results import Results
+from pipeline.training.samples import visible
 
-BLUE, PALE, ORANGE, GREEN, GREY, INK = (
-    "#2563b0",
-    "#b7cce6",
-    "#e07b18",
-    "#2a8c5a",
-    "#b9bec6",
-    "#2b3038",
-)
-STYLE = {
-    "figure.figsize": (8, 4),  # inches
-    "figure.constrained_layout.use": True,
-    "figure.constrained_layout.w_pad": 0.12,  # inches
-    "figure.constrained_layout.h_pad": 0.12,
-    "font.size": 11,
-    "text.color": INK,
-    "axes.edgecolor": "#8a919c",
-    "axes.labelcolor": INK,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 13,
-    "axes.titleweight": "bold",
-    "axes.titlepad": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e3e6ea",
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
+Numbers = NDArray[np.float64]
+
+
+FIGURES = {  # name -> what it shows, in the order in which they are read
+    "loss": "Train and val loss over steps",
+    "bits_per_byte": "Bits per byte of held-out text, beside simpler models and xz",
+    "learning_rate": "Learning rate over steps",
+    "gradient_norm": "Gradient norm over steps",
+    "loss_by_position": "Held-out loss by position in the context",
+    "loss_by_token": "The hardest and the easiest held-out tokens",
+    "tokens": "Lengths of documents, frequencies of tokens",
 }
+FITTED_POINTS = 400  # of a smoothed curve: no figure shows more
 BASELINES = {  # in metrics.json -> in words, from weak to strong
     "uniform": "every token alike",
     "unigram": "token frequencies",
@@ -56,64 +38,74 @@ BASELINES = {  # in metrics.json -> in words, from weak to strong
 
 
 def draw_figures(results: Results, smoothing: float, dpi: int) -> dict[str, bytes]:
-    """File name -> PNG; `smoothing` is the weight of the rest in each smoothed point, 0 to 1."""
+    """File name -> PNG; `smoothing` is the share of `smoothed`."""
     history = results.history
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**STYLE, "figure.dpi": dpi, "savefig.dpi": dpi})
+
+    def draw(c: Ground) -> dict[str, Figure]:
         return {
-            "loss.png": _loss(history, results.metrics["train"], smoothing),
-            "learning_rate.png": _learning_rate(history),
-            "gradient_norm.png": _gradient_norm(history, smoothing),
-            "bits_per_byte.png": _bits_per_byte(results),
-            "loss_by_position.png": _loss_by_position(results.positions, smoothing),
-            "tokens.png": _tokens(results.statistics),
+            "loss": _loss(c, history, results.metrics["train"], smoothing),
+            "bits_per_byte": _bits_per_byte(c, results),
+            "learning_rate": _learning_rate(c, history),
+            "gradient_norm": _gradient_norm(c, history, smoothing),
+            "loss_by_position": _loss_by_position(c, results.positions, smoothing),
+            "loss_by_token": _loss_by_token(c, results),
+            "tokens": _tokens(c, results.statistics),
         }
 
-
-def smoothed(values: pd.Series, smoothing: float) -> pd.Series:
-    """Mean of the exponential moving averages from both ends, so that the curve does not lag."""
-    forward = values.ewm(alpha=1 - smoothing).mean()
-    backward = values[::-1].ewm(alpha=1 - smoothing).mean()[::-1]
-    return (forward + backward) / 2
+    return on_both_grounds(draw, dpi)
 
 
-def _loss(history: pd.DataFrame, train: dict[str, Any], smoothing: float) -> bytes:
+def smoothed(x: pd.Series, y: pd.Series, share: float) -> tuple[Numbers, Numbers]:
+    """A local line through the points around each x, those within `share` of x: (x, fitted y).
+
+    Nearer points weigh more (LOESS: Cleveland 1979, doi:10.1080/01621459.1979.10481038). A window
+    that grows with x follows the steep start and does not hang on the last value at the end.
+    """
+    place, value = np.log1p(x.to_numpy(dtype=float)), y.to_numpy(dtype=float)
+    chosen = np.unique(np.linspace(0, len(place) - 1, FITTED_POINTS).round().astype(int))
+    fitted = value[chosen]
+    for n, center in enumerate(place[chosen] if share else ()):
+        reach = np.log1p(share)
+        first, last = np.searchsorted(place, (center - reach, center + reach))
+        d = (place[first:last] - center) / reach  # -1 to 1
+        w = (1 - np.abs(d) ** 3) ** 3
+        spread = w.sum() * (w * d**2).sum() - (w * d).sum() ** 2
+        if spread > 1e-9:  # one point alone has no slope
+            weights = w * ((w * d**2).sum() - d * (w * d).sum()) / spread
+            fitted[n] = (weights * value[first:last]).sum()
+    return x.to_numpy()[chosen], fitted
+
+
+def _loss(c: Ground, history: pd.DataFrame, train: dict[str, Any], smoothing: float) -> Figure:
     figure, axes = _figure("Loss", "step", "nats per token")
-    axes.plot(history["step"], history["loss"], color=PALE, linewidth=1, label="train, raw")
-    axes.plot(
-        history["step"], smoothed(history["loss"], smoothing), color=BLUE, label="train, smoothed"
-    )
+    _raw_and_smoothed(c, axes, history["step"], history["loss"], smoothing, "train, ")
     looks = history.dropna(subset=["val_loss"])
-    axes.plot(looks["step"], looks["val_loss"], "o-", color=ORANGE, markersize=4, label="val")
+    axes.plot(looks["step"], looks["val_loss"], "o-", color=c.orange, markersize=4, label="val")
     best_step, best = train["best_step"], train["best_val_loss"]
     label = f"best val, {best:.3f} at step {best_step:,}"
-    axes.plot(best_step, best, "*", color=GREEN, markersize=15, zorder=5, label=label)
+    axes.plot(best_step, best, "*", color=c.green, markersize=15, zorder=5, label=label)
     _log_scale(axes)
     axes.legend(loc="upper right")
-    return _png(figure)
+    return figure
 
 
-def _learning_rate(history: pd.DataFrame) -> bytes:
+def _learning_rate(c: Ground, history: pd.DataFrame) -> Figure:
     figure, axes = _figure("Learning rate", "step", "lr")
-    axes.plot(history["step"], history["lr"], color=BLUE)
+    axes.plot(history["step"], history["lr"], color=c.blue)
     axes.set_ylim(bottom=0)
-    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
-    return _png(figure)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    return figure
 
 
-def _gradient_norm(history: pd.DataFrame, smoothing: float) -> bytes:
+def _gradient_norm(c: Ground, history: pd.DataFrame, smoothing: float) -> Figure:
     figure, axes = _figure("Gradient norm before clipping", "step", "norm")
-    axes.plot(history["step"], history["grad_norm"], color=PALE, linewidth=1, label="raw")
-    axes.plot(
-        history["step"], smoothed(history["grad_norm"], smoothing), color=BLUE, label="smoothed"
-    )
+    _raw_and_smoothed(c, axes, history["step"], history["grad_norm"], smoothing)
     _log_scale(axes)
     axes.legend(loc="upper right")
-    return _png(figure)
+    return figure
 
 
-def _bits_per_byte(results: Results) -> bytes:
+def _bits_per_byte(c: Ground, results: Results) -> Figure:
     metrics = results.metrics
     title = f"What the {results.held_out} text costs (lower is better)"
     figure, axes = _figure(title, "bits per byte", "")
@@ -122,7 +114,7 @@ def _bits_per_byte(results: Results) -> bytes:
     }
     values["this model"] = metrics[results.held_out]["bits_per_byte"]
     values = dict(sorted(values.items(), key=lambda item: -item[1]))
-    colors = [BLUE if label == "this model" else GREY for label in values]
+    colors = [c.blue if label == "this model" else c.grey for label in values]
     bars = axes.barh(list(values), list(values.values()), color=colors, height=0.68)
     axes.bar_label(bars, fmt="%.3f", padding=5)
     axes.invert_yaxis()
@@ -131,51 +123,99 @@ def _bits_per_byte(results: Results) -> bytes:
     axes.tick_params(axis="y", length=0)
     for label in axes.get_yticklabels():
         label.set_fontweight("bold" if label.get_text() == "this model" else "normal")
-    return _png(figure)
+    return figure
 
 
-def _loss_by_position(positions: pd.DataFrame, smoothing: float) -> bytes:
+def _loss_by_position(c: Ground, positions: pd.DataFrame, smoothing: float) -> Figure:
     title = "Held-out loss by position in the context"
     figure, axes = _figure(title, "tokens of context before it", "nats per token")
-    axes.plot(positions["position"], positions["loss"], color=PALE, linewidth=1, label="raw")
-    axes.plot(
-        positions["position"],
-        smoothed(positions["loss"], smoothing),
-        color=BLUE,
-        label="smoothed",
-    )
+    _raw_and_smoothed(c, axes, positions["position"], positions["loss"], smoothing)
     axes.legend(loc="upper right")
-    return _png(figure)
+    return figure
 
 
-def _tokens(statistics: dict[str, Any]) -> bytes:
+def _loss_by_token(c: Ground, results: Results) -> Figure:
+    """Mean loss of the tokens at both ends, with how often each came."""
+    figure = Figure()
+    tokens = results.tokens
+    figure.suptitle(
+        f"Tokens of the {tokens['split']} text that come {tokens['least_count']} times or more",
+        x=0.015,
+        ha="left",
+        fontsize=13,
+        fontweight="bold",
+    )
+    for place, end, color in ((1, "hardest", c.orange), (2, "easiest", c.blue)):
+        axes = figure.add_subplot(1, 2, place, xlabel="mean loss, nats")
+        axes.set_title(f"the {end}", fontsize=11, fontweight="normal", pad=4)
+        rows = tokens[end]
+        places = range(len(rows))
+        bars = axes.barh(places, [row["loss"] for row in rows], color=color, height=0.7)
+        axes.bar_label(bars, [f"{row['count']:,}×" for row in rows], padding=4, fontsize=9)
+        axes.set_yticks(places, [shown_token(row["text"]) for row in rows], family="monospace")
+        axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
+        axes.margins(x=0.25)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0, labelsize=10)
+    return figure
+
+
+def shown_token(text: str) -> str:
+    """A token as a label: spaces and line ends seen, as are characters that the font lacks."""
+    font = get_font(findfont("DejaVu Sans Mono"))
+    marks = {" ": "·", "\n": "↵", "\t": "⇥", "": "<|endoftext|>"}
+    return marks.get(text) or "".join(
+        marks.get(character)
+        or (
+            character
+            if font.get_char_index(ord(character))
+            else character.encode("unicode_escape").decode("ascii")
+        )
+        for character in visible(text)
+    )
+
+
+def _tokens(c: Ground, statistics: dict[str, Any]) -> Figure:
     """How long documents are, and how often tokens come, by rank (Zipf)."""
     figure = Figure()
     lengths = figure.add_subplot(1, 2, 1, title="Documents", xlabel="tokens, from")
     seen = {int(n).bit_length() for n in chain(*statistics["document_tokens"].values())}
     powers = [2 ** (bits - 1) for bits in range(min(seen), max(seen) + 1)]
     below = [0] * len(powers)
-    for split, color in zip(statistics["document_tokens"], (BLUE, ORANGE, GREEN), strict=True):
+    colors = (c.blue, c.orange, c.green)
+    for split, color in zip(statistics["document_tokens"], colors, strict=True):
         counts = [statistics["document_tokens"][split].get(str(n), 0) for n in powers]
         lengths.bar([f"{n:,}" for n in powers], counts, 0.8, bottom=below, color=color, label=split)
         below = [under + count for under, count in zip(below, counts, strict=True)]
     lengths.tick_params(axis="x", rotation=60)
     lengths.yaxis.set_major_locator(MaxNLocator(integer=True))
+    lengths.grid(visible=False, axis="x")
     lengths.legend()
     frequency = figure.add_subplot(
         1, 2, 2, title="Tokens of the train split", xlabel="rank", ylabel="times"
     )
     frequency.loglog(
-        statistics["token_counts"]["ranks"], statistics["token_counts"]["counts"], color=BLUE
+        statistics["token_counts"]["ranks"], statistics["token_counts"]["counts"], color=c.blue
     )
-    return _png(figure)
+    for axis in (frequency.xaxis, frequency.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        axis.set_minor_formatter(LogFormatter())
+    return figure
 
 
 def _figure(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     figure = Figure()
     axes = figure.add_subplot(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     return figure, axes
+
+
+def _raw_and_smoothed(
+    c: Ground, axes: Axes, x: pd.Series, y: pd.Series, smoothing: float, label: str = ""
+) -> None:
+    axes.plot(x, y, color=c.pale, linewidth=1, label=f"{label}raw")
+    axes.plot(*smoothed(x, y, smoothing), color=c.blue, label=f"{label}smoothed")
 
 
 def _log_scale(axes: Axes) -> None:
@@ -184,9 +224,3 @@ def _log_scale(axes: Axes) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _png(figure: Figure) -> bytes:
-    file = BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()

@@ -17,6 +17,8 @@ from pipeline.reporting.results import (
     HISTORY,
     METRICS,
     POSITIONS,
+    STRATEGIES,
+    TOKENS,
     Results,
 )
 from pipeline.reporting.stages import Stage
@@ -46,10 +48,11 @@ def provenance(results: Results, stages: Sequence[Stage], params: Params) -> dic
         },
         "checkpoints": {path.name: _sha256(path) for path in checkpoints},
         "results": {
-            path.as_posix(): _sha256(path) for path in (METRICS, HISTORY, POSITIONS, GENERATED)
+            path.as_posix(): _sha256(path)
+            for path in (METRICS, HISTORY, POSITIONS, TOKENS, GENERATED, STRATEGIES)
         },
         "platform": results.run["runtime"],
-        "figures": {name: version(name) for name in ("matplotlib", "pandas")},
+        "figures": {name: version(name) for name in ("matplotlib", "pandas", "pillow")},
     }
 
 

@@ -17,7 +17,9 @@ RUN = CHECKPOINTS / "run.json"
 METRICS = Path("reports/metrics.json")
 HISTORY = Path("reports/train.csv")
 POSITIONS = Path("data/evaluation/positions.csv")
+TOKENS = Path("data/evaluation/tokens.json")
 GENERATED = Path("data/evaluation/generated.json")
+STRATEGIES = Path("data/evaluation/strategies.json")
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class Results:
     metrics: dict[str, Any]  # val, test, train, baselines
     history: pd.DataFrame  # step, tokens, lr, loss, grad_norm, val_loss (empty between looks)
     positions: pd.DataFrame  # position in the context, mean held-out loss there
+    tokens: dict[str, Any]  # the hardest and easiest held-out ones: text, count, mean loss
     generated: list[dict[str, Any]]  # prompt, settings, text, of the finished model
+    strategies: list[dict[str, Any]]  # strategy, text: the same prompt and seed
 
     @property
     def held_out(self) -> str:
@@ -47,7 +51,9 @@ def read_results() -> Results:
         metrics=_read_json(METRICS),
         history=_read_csv(HISTORY),
         positions=_read_csv(POSITIONS),
+        tokens=_read_json(TOKENS),
         generated=_read_json(GENERATED),
+        strategies=_read_json(STRATEGIES),
     )
 
 

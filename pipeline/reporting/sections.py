@@ -7,11 +7,12 @@ import json
 import re
 from typing import Any
 
-from pipeline.reporting.markdown import code, count, table
-from pipeline.reporting.plots import BASELINES
+from pipeline.reporting.markdown import code, count, picture, table
+from pipeline.reporting.plots import BASELINES, FIGURES
 from pipeline.reporting.results import Results
 from pipeline.training.samples import sample_heading, visible
 
+IN_THE_OPEN = 2  # of the figures
 LOG_ROWS = 12  # as many as are read at a glance
 STOPPED = {
     "max_steps": "",
@@ -76,20 +77,11 @@ def summary(results: Results) -> str:
 
 
 def plot(reports: str) -> str:
-    """The figures: the two that tell most in the open, the others folded."""
-    figures = f"{reports}figures"
-    return (
-        f"![Train and val loss over steps]({figures}/loss.png)\n\n"
-        f"![Bits per byte of held-out text, beside simpler models and xz]"
-        f"({figures}/bits_per_byte.png)\n\n"
-        "<details><summary>Learning rate, gradient norm, loss by position, the tokens</summary>"
-        "\n\n"
-        f"![Learning rate over steps]({figures}/learning_rate.png)\n\n"
-        f"![Gradient norm over steps]({figures}/gradient_norm.png)\n\n"
-        f"![Held-out loss by position in the context]({figures}/loss_by_position.png)\n\n"
-        f"![Lengths of documents, frequencies of tokens]({figures}/tokens.png)\n\n"
-        "</details>"
-    )
+    """The figures, each on light or dark as the reader has it: two in the open, others folded."""
+    pictures = [picture(f"{reports}figures/{name}", shows) for name, shows in FIGURES.items()]
+    in_the_open, folded = pictures[:IN_THE_OPEN], pictures[IN_THE_OPEN:]
+    summary = "<details><summary>Learning rate, gradient norm, loss by position, tokens</summary>"
+    return "\n\n".join([*in_the_open, summary, *folded, "</details>"])
 
 
 def metrics(results: Results) -> str:

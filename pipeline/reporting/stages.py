@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from pipeline.errors import ReportError
 
 DVC_FILE = Path("dvc.yaml")
+CODE = (".py", ".j2")  # the endings of deps that are code
 LAST_INPUT = "evaluate"  # the last stage before report
 
 
@@ -37,7 +38,7 @@ def read_stages(path: Path = DVC_FILE) -> list[Stage]:
     return [
         Stage(
             name,
-            tuple(dep for dep in stage.get("deps", ()) if dep.endswith(".py")),
+            tuple(dep for dep in stage.get("deps", ()) if dep.endswith(CODE)),
             tuple(dict.fromkeys(key.split(".")[0] for key in stage.get("params", ()))),
         )
         for name, stage in stages.items()

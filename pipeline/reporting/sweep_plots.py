@@ -1,10 +1,9 @@
 """The figures of a sweep: val loss of all runs, the score over each setting, two settings' map.
 
-Drawn from the record alone, in the style of the other figures, without pyplot.
+Drawn from the record alone, each on light ground and on dark.
 """
 
 import json
-from io import BytesIO
 from statistics import mean
 from typing import Any
 
@@ -13,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from pipeline.reporting.plots import STYLE
+from pipeline.reporting.grounds import Ground, on_both_grounds
 from pipeline.reporting.sweep_record import SEED, Record, Run, finished, groups, score
 
 COLORS = matplotlib.colormaps["viridis"]
@@ -26,19 +25,20 @@ def draw_sweep(record: Record, dpi: int) -> dict[str, bytes]:
     """File name -> PNG; none where no run is done."""
     if not finished(record):
         return {}
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**STYLE, "figure.dpi": dpi, "savefig.dpi": dpi})
-        figures = {"loss.png": _loss(record)}
-        keys = [key for key in record["varied"] if key != SEED]
+    keys = [key for key in record["varied"] if key != SEED]
+
+    def draw(c: Ground) -> dict[str, Figure]:
+        figures = {"loss": _loss(c, record)}
         if keys:
-            figures["params.png"] = _params(record, keys)
+            figures["params"] = _params(c, record, keys)
         if len(keys) == 2 and _is_grid(record, *keys):
-            figures["heatmap.png"] = _heatmap(record, *keys)
+            figures["heatmap"] = _heatmap(record, *keys)
         return figures
 
+    return on_both_grounds(draw, dpi)
 
-def _loss(record: Record) -> bytes:
+
+def _loss(c: Ground, record: Record) -> Figure:
     """Val loss over steps, or over tokens where runs see different numbers of them a step."""
     figure = Figure()
     runs = finished(record)
@@ -49,6 +49,7 @@ def _loss(record: Record) -> bytes:
         ylabel="nats per token",
     )
     found = groups(record)
+    first, last = (0.35, 1.0) if c.suffix else (0.0, 0.8)  # what stands out on its ground
     for place, (settings, same) in enumerate(found):
         seeds = f", {len(same)} seeds" if len(same) > 1 else ""
         label = f"{_label(settings)}{seeds}{' (best)' if place == 0 else ''}"
@@ -56,7 +57,7 @@ def _loss(record: Record) -> bytes:
             axes.plot(
                 *zip(*_points(run, by_tokens), strict=True),
                 "o-",
-                color=COLORS(0.9 * place / max(len(found) - 1, 1)),
+                color=COLORS(first + (last - first) * place / max(len(found) - 1, 1)),
                 linewidth=2.6 if place == 0 else 1.4,
                 markersize=5 if place == 0 else 3,
                 zorder=3 if place == 0 else 2,
@@ -65,10 +66,10 @@ def _loss(record: Record) -> bytes:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     if len(found) <= MOST_LABELS:
         axes.legend(fontsize=9)
-    return _png(figure)
+    return figure
 
 
-def _params(record: Record, keys: list[str]) -> bytes:
+def _params(c: Ground, record: Record, keys: list[str]) -> Figure:
     """A panel for each setting: every run a point, a line through the means."""
     runs = finished(record)
     figure = Figure(figsize=(max(8, 4 * len(keys)), 4))
@@ -78,10 +79,10 @@ def _params(record: Record, keys: list[str]) -> bytes:
         numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
         where = {json.dumps(v): v if numeric else n for n, v in enumerate(values)}
         spots = [where[json.dumps(run["settings"][key])] for run in runs]
-        axes.plot(spots, [score(run) for run in runs], "o", color=COLORS(0.35), alpha=0.75)
+        axes.plot(spots, [score(run) for run in runs], "o", color=c.blue, alpha=0.75)
         means = [mean(score(r) for r in runs if r["settings"][key] == value) for value in values]
         line = "-" if numeric else "_"
-        axes.plot(list(where.values()), means, line, color=COLORS(0.35), ms=22, label="mean")
+        axes.plot(list(where.values()), means, line, color=c.blue, ms=22, label="mean")
         axes.margins(x=0.1)
         if numeric and min(values) > 0 and max(values) / min(values) >= WIDE_RANGE:
             axes.set_xscale("log")
@@ -91,10 +92,10 @@ def _params(record: Record, keys: list[str]) -> bytes:
             axes.set_ylabel(SCORE)
             axes.set_title(f"{record['sweep']}: {SCORE} over each setting")
             axes.legend()
-    return _png(figure)
+    return figure
 
 
-def _heatmap(record: Record, down: str, across: str) -> bytes:
+def _heatmap(record: Record, down: str, across: str) -> Figure:
     """The mean score of each pair of values; white where no run is done."""
     runs = finished(record)
     rows, columns = _in_order(runs, down), _in_order(runs, across)
@@ -118,7 +119,7 @@ def _heatmap(record: Record, down: str, across: str) -> bytes:
                 dark = image.norm(value) < 0.6
                 color = "white" if dark else "black"
                 axes.text(x, y, f"{value:.4f}", ha="center", va="center", color=color)
-    return _png(figure)
+    return figure
 
 
 def _in_order(runs: list[Run], key: str) -> list[Any]:
@@ -145,9 +146,3 @@ def _label(settings: dict[str, Any]) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _png(figure: Figure) -> bytes:
-    file = BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()

@@ -1,0 +1,198 @@
+"""reports/report.html: everything on one page that needs no network and no other file.
+
+The numbers are those of the README's sections, in the same digits; figures and the tables of
+recorded sweeps (reports/sweeps/NAME.md) stand inside it.
+"""
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markdown_it import MarkdownIt
+from markupsafe import Markup, escape
+
+from pipeline.errors import ReportError
+from pipeline.reporting.markdown import code, count, table
+from pipeline.reporting.plots import FIGURES, shown_token
+from pipeline.reporting.results import Results
+from pipeline.reporting.stages import Stage
+from pipeline.training.samples import sample_heading, visible
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+SWEEPS = Path("reports/sweeps")
+HEADINGS = {
+    "figures": "Figures",
+    "metrics": "Metrics",
+    "samples": "Samples",
+    "sweeps": "Sweeps",
+    "data": "Data",
+    "configuration": "Configuration",
+    "log": "Log",
+    "lineage": "Lineage",
+    "environment": "Environment",
+    "reproduce": "How to reproduce",
+}
+MOST_FREQUENT = 10  # tokens shown
+
+
+def report_page(
+    results: Results,
+    provenance: dict[str, Any],
+    stages: Sequence[Stage],
+    settings: dict[str, dict[str, Any]],
+    sections: Mapping[str, str],
+    figures: Mapping[str, bytes],
+) -> str:
+    """The page. sections: those of `readme_sections`, with links from reports/ on; figures: PNGs
+    by file name.
+
+    Raises ReportError where a sweep's page names a figure that is not there.
+    """
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["markdown"] = lambda text: to_html(text, Path("reports"))
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    model, corpus = results.run["model"], results.meta["corpus"]
+    sweeps = _sweeps()
+    return template.render(
+        title=f"{corpus['name']}: a {model['architecture']} model of "
+        f"{count(model['parameters'], 'parameter')}",
+        headings={name: text for name, text in HEADINGS.items() if name != "sweeps" or sweeps},
+        summary=sections["SUMMARY"],
+        tiles=_tiles(results),
+        figures=[
+            _picture(figures[f"{name}.png"], figures[f"{name}-dark.png"], shows)
+            for name, shows in FIGURES.items()
+        ],
+        metrics=sections["METRICS"],
+        prompt=json.dumps(results.generated[0]["prompt"], ensure_ascii=False),
+        samples=[(_settings_of(sample), visible(sample["text"])) for sample in results.generated],
+        strategies=[(each["strategy"], visible(each["text"])) for each in results.strategies],
+        strategy_tokens=results.strategies[0]["most_tokens"],
+        on_the_way=[
+            (sample_heading(sample), visible(sample["text"]).strip("\n"))
+            for sample in results.run["samples"]
+        ],
+        sweeps=sweeps,
+        corpus=[
+            (name.replace("_", " "), _readable(value))
+            for name, value in corpus.items()
+            if value is not None
+        ],
+        splits=_splits(results.meta["splits"]),
+        frequent=_frequent(results),
+        settings={
+            section: [(key, json.dumps(value, ensure_ascii=False)) for key, value in keys.items()]
+            for section, keys in settings.items()
+        },
+        log=sections["LOGS"],
+        stages=_stages(provenance, stages),
+        lineage=sections["PROVENANCE"],
+        platform={**provenance["platform"], **provenance["figures"]},
+        traced=f"{results.held_out}.perplexity",
+    )
+
+
+def to_html(text: str, folder: Path) -> Markup:
+    """Markdown as HTML; any HTML in it is text. Images are read from `folder` and stand inside."""
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+
+    def image(tokens: Any, index: int, options: Any, environment: Any) -> str:
+        token = tokens[index]
+        path = folder / str(token.attrs["src"])
+        dark = path.with_name(f"{path.stem}-dark{path.suffix}")
+        if not path.is_file():
+            raise ReportError(f"{path}: not found, but a page in {folder} shows it")
+        light = path.read_bytes()
+        return _picture(light, dark.read_bytes() if dark.is_file() else light, token.content)
+
+    markdown.renderer.rules["image"] = image  # type: ignore[attr-defined]
+    html = markdown.render(text)
+    wide = html.replace("<table>", '<div class="wide"><table>')
+    return Markup(wide.replace("</table>", "</table></div>"))
+
+
+def _picture(light: bytes, dark: bytes, shows: str) -> Markup:
+    source = ""
+    if dark != light:
+        media = "screen and (prefers-color-scheme: dark)"
+        source = f'<source media="{media}" srcset="{_data_uri(dark)}">'
+    return Markup(
+        f'<picture>{source}<img alt="{escape(shows)}" src="{_data_uri(light)}"></picture>'
+    )
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{b64encode(png).decode('ascii')}"
+
+
+def _sweeps() -> list[Markup]:
+    """The pages of the recorded sweeps, their headings two levels below this page's own."""
+    pages = [path for path in sorted(SWEEPS.glob("*.md")) if path.name != "README.md"]
+    texts = [path.read_text(encoding="utf-8") for path in pages]
+    return [to_html(re.sub(r"^#", "###", text, flags=re.MULTILINE), SWEEPS) for text in texts]
+
+
+def _tiles(results: Results) -> list[tuple[str, str]]:
+    held_out, train = results.metrics[results.held_out], results.metrics["train"]
+    return [
+        (f"bits per byte, {results.held_out}", f"{held_out['bits_per_byte']:.4f}"),
+        (f"perplexity, {results.held_out}", f"{held_out['perplexity']:.2f}"),
+        ("best val loss", f"{train['best_val_loss']:.4f}"),
+        ("parameters", count(train["parameters"])),
+        ("steps", count(train["steps"])),
+        ("tokens seen", count(train["tokens"])),
+    ]
+
+
+def _settings_of(sample: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in sample["settings"].items())
+
+
+def _readable(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _splits(splits: dict[str, dict[str, Any]]) -> str:
+    rows = [
+        (
+            name,
+            count(split["documents"]),
+            count(split["tokens"]),
+            count(split["bytes"]),
+            f"{split['bytes'] / split['tokens']:.2f}" if split["tokens"] else "",
+        )
+        for name, split in splits.items()
+    ]
+    return table(("split", "documents", "tokens", "bytes", "bytes a token"), rows)
+
+
+def _frequent(results: Results) -> str:
+    most = results.statistics["frequent"][:MOST_FREQUENT]
+    total = results.meta["splits"]["train"]["tokens"]
+    rows = [
+        (code(shown_token(text)), count(times), f"{times / total:.2%}") for text, _, times in most
+    ]
+    return table(("frequent tokens of train", "times", "share"), rows)
+
+
+def _stages(provenance: dict[str, Any], stages: Sequence[Stage]) -> str:
+    rows = [
+        (
+            stage.name,
+            ", ".join(code(section) for section in stage.params),
+            count(len(stage.code), "file"),
+            code(provenance["stages"][stage.name]["code"]),
+        )
+        for stage in stages
+    ]
+    return table(("stage", "settings", "code", "sha256 of the code"), rows)

@@ -1,0 +1,41 @@
+"""Proves that evaluate draws its samples as params.yaml says, and a text of every strategy."""
+
+import json
+from pathlib import Path
+
+from tiny_project import run, set_params
+
+from pipeline.evaluation.sampling import Strategy, compared_strategies
+
+EVALUATION = Path("data/evaluation")
+
+
+def test_samples_obey_every_setting_as_generate_does(finished: Path) -> None:
+    set_params(finished, sample__top_p=0.6, sample__repetition_penalty=1.5, sample__min_p=0.01)
+    run(finished, "python", "-m", "pipeline", "evaluate")
+    generated = json.loads((finished / EVALUATION / "generated.json").read_text())
+    assert generated[0]["settings"] == {
+        "temperature": 0.8,
+        "top_k": 50,
+        "top_p": 0.6,
+        "min_p": 0.01,
+        "repetition_penalty": 1.5,
+        "seed": 1337,
+        "sample": 1,
+    }
+    run(finished, "python", "-m", "pipeline", "generate", "--output", "drawn.txt")
+    drawn = (finished / "drawn.txt").read_bytes().decode()
+    blocks = "".join(
+        f"--- sample {n}, seed {1336 + n} ---\n{sample['text']}\n"
+        for n, sample in enumerate(generated, 1)
+    )
+    assert drawn == blocks
+
+
+def test_every_strategy_has_a_text(finished: Path) -> None:
+    strategies = json.loads((finished / EVALUATION / "strategies.json").read_text())
+    assert [each["strategy"] for each in strategies] == [*compared_strategies(Strategy())]
+    generated = json.loads((finished / EVALUATION / "generated.json").read_text())
+    texts = {each["strategy"]: each["text"] for each in strategies}
+    assert texts["as set"] == generated[0]["text"]
+    assert len(set(texts.values())) > 3
