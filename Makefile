@@ -13,7 +13,7 @@ WORKERS ?= 2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro report sweep test test-all lint demo clean
+.PHONY: help setup repro report sweep bench test test-all lint demo clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,10 @@ report: $(READY) ## Rewrite report.html, figures, results, the README's sections
 sweep: $(READY) ## Run a sweep and write its table: make sweep NAME=width WORKERS=2
 	$(BIN)/python -m pipeline sweep run $(NAME) --workers $(WORKERS)
 	$(BIN)/python -m pipeline sweep table $(NAME)
+	$(BIN)/dvc repro --single-item report
+
+bench: $(READY) ## Measure speed, beside nanoGPT's too: make bench PEER=../nanoGPT
+	$(BIN)/python -m pipeline bench $(if $(PEER),--peer $(PEER))
 
 test: lint ## Check style and types, run the fast tests
 	$(BIN)/python -m pytest -n 2 -m 'not slow'

@@ -22,7 +22,7 @@ import typer
 from rich.console import Console
 
 from pipeline.benchmarking.workloads import QUALITY, SPEED, Quality, Speed, merged
-from pipeline.errors import BenchmarkError
+from pipeline.errors import BenchmarkError, ReportError
 from pipeline.params import load_params
 
 RECORDS = Path("reports/benchmarks")
@@ -42,7 +42,10 @@ def bench(
     device: str = typer.Option("cpu", help="cpu or cuda."),
     repeats: int = typer.Option(3, min=1, help="Rounds of ours and the peer's in turn."),
     threads: int = typer.Option(0, min=0, help="CPU threads of both; 0 for every core."),
-    write: bool = typer.Option(True, help="Write the record to reports/benchmarks/."),
+    write: bool = typer.Option(True, help="Write the record, its page and the README's section."),
+    check: bool = typer.Option(
+        False, "--check", help="Measure nothing; fail if page or README differ from the records."
+    ),
 ) -> None:
     """Measure this machine's limits and the speed of training, alone or beside nanoGPT's.
 
@@ -50,11 +53,14 @@ def bench(
     """
     from pipeline.benchmarking.peer import check_peer
     from pipeline.corpus.encoding import available_cores
-    from pipeline.reporting.benchmark import benchmark_page, benchmark_rows
+    from pipeline.reporting.benchmark import benchmark_rows
     from pipeline.reporting.markdown import table
-    from pipeline.storage import write_json, write_text
+    from pipeline.storage import write_json
 
     load_params()
+    if check:
+        _show_records(check=True)
+        return
     if device not in ON:
         raise BenchmarkError(f"--device: found {device}; allowed: {', '.join(ON)}")
     names = workload or [*ON[device], *(QUALITY if device == "cpu" else ())]
@@ -77,8 +83,40 @@ def bench(
     console.print(table(heads, rows), markup=False, highlight=False, soft_wrap=True)
     if write:
         write_json(RECORDS / f"{device}.json", record)
-        write_text(RECORDS / f"{device}.md", benchmark_page(record))
-        console.print(f"wrote {RECORDS}/{device}.json and {device}.md")
+        _show_records(check=False)
+        console.print(f"wrote {RECORDS}/{device}.json, its page and the section BENCHMARKS")
+
+
+def _show_records(check: bool) -> None:
+    """Write the records' pages and the README's section from them, or compare."""
+    from pipeline.reporting.benchmark import benchmark_page, benchmark_section
+    from pipeline.reporting.readme import README, differing, fill
+    from pipeline.storage import write_bytes, write_text
+
+    paths = [path for device in ON if (path := RECORDS / f"{device}.json").is_file()]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    pages = {
+        path.with_suffix(".md"): benchmark_page(record)
+        for path, record in zip(paths, records, strict=True)
+    }
+    section = {"BENCHMARKS": benchmark_section(records)}
+    readme = README.read_bytes()
+    if not check:
+        filled = fill(readme, section)  # before any write: its markers may be broken
+        for path, page in pages.items():
+            write_text(path, page)
+        write_bytes(README, filled)
+        return
+    wrong = [
+        path.as_posix()
+        for path, page in pages.items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != page
+    ]
+    if records or b"<!--AUTO:BENCHMARKS:" in readme:
+        wrong += [f"{README}: section {name}" for name in differing(readme, section)]
+    if wrong:
+        raise ReportError(f"{', '.join(wrong)}: not what {RECORDS}/ says; run `make bench`")
+    print(f"{README} and {RECORDS}/ are what the benchmarks' records say")
 
 
 def _machine(device: str, threads: int) -> dict[str, Any]:

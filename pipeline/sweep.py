@@ -150,7 +150,7 @@ def table(
         write_bytes(README, filled)
     for each in [name] if name else records:
         _print_table(records[each])
-    print(f"wrote {RECORDS}/ and the section SWEEP of {README}")
+    print(f"wrote {RECORDS}/ and the section SWEEP of {README}; report.html is due: `dvc repro`")
 
 
 @app.command()

@@ -86,7 +86,8 @@ def _against_the_lock() -> list[str]:
 
 
 def _against_the_results() -> list[str]:
-    return _command_fails("report", "--check") + _command_fails("sweep", "table", "--check")
+    checks = (("report", "--check"), ("sweep", "table", "--check"), ("bench", "--check"))
+    return [line for check in checks for line in _command_fails(*check)]
 
 
 def _command_fails(*arguments: str) -> list[str]:

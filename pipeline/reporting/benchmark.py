@@ -76,6 +76,13 @@ def benchmark_tables(record: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def benchmark_section(records: list[dict[str, Any]]) -> str:
+    """The README's section: every device that was measured."""
+    if not records:
+        return "Nothing has been measured yet: `make bench` measures this machine."
+    return "\n\n".join(benchmark_tables(record) for record in records)
+
+
 def benchmark_page(record: dict[str, Any]) -> str:
     """reports/benchmarks/DEVICE.md."""
     rows = []

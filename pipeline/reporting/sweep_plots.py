@@ -1,12 +1,13 @@
 """The figures of a sweep: val loss of all runs, the score over each setting, two settings' map.
 
-Drawn from the record alone, in the style of the other figures.
+Drawn from the record alone, each on light ground and on dark.
 """
 
 import json
 from statistics import mean
 from typing import Any
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
@@ -14,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from pipeline.reporting.grounds import Ground, on_both_grounds
 from pipeline.reporting.sweep_record import SEED, Record, Run, finished, groups, score
 
+COLORS = matplotlib.colormaps["viridis"]
 SCORE = "bits per byte of val"
 MOST_LABELS = 12  # curves that a legend can name
 WIDE_RANGE = 4  # largest over smallest value from which an axis is logarithmic
@@ -47,6 +49,7 @@ def _loss(c: Ground, record: Record) -> Figure:
         ylabel="nats per token",
     )
     found = groups(record)
+    first, last = (0.35, 1.0) if c.suffix else (0.0, 0.8)  # what stands out on its ground
     for place, (settings, same) in enumerate(found):
         seeds = f", {len(same)} seeds" if len(same) > 1 else ""
         label = f"{_label(settings)}{seeds}{' (best)' if place == 0 else ''}"
@@ -54,7 +57,7 @@ def _loss(c: Ground, record: Record) -> Figure:
             axes.plot(
                 *zip(*_points(run, by_tokens), strict=True),
                 "o-",
-                color=c.shade(place / max(len(found) - 1, 1)),
+                color=COLORS(first + (last - first) * place / max(len(found) - 1, 1)),
                 linewidth=2.6 if place == 0 else 1.4,
                 markersize=5 if place == 0 else 3,
                 zorder=3 if place == 0 else 2,

@@ -14,6 +14,11 @@ from pipeline.reporting.sweep_record import SEED, Record, Run, best_run, finishe
 
 SCORES = ("loss", "perplexity", "bits_per_byte")
 LEVEL = 0.05  # of the test whether the best differs from the second
+CAPTIONS = {  # figure -> what it shows
+    "loss": "Val loss of each run",
+    "params": "Bits per byte of val over each setting",
+    "heatmap": "Bits per byte of val over two settings",
+}
 NONE_YET = "No sweep has been recorded yet: `make sweep` runs one."
 
 
@@ -34,7 +39,7 @@ def as_csv(record: Record) -> str:
 
 
 def as_page(record: Record, figures: Sequence[str]) -> str:
-    """reports/sweeps/NAME.md: every run, what they share, the verdict, the figures."""
+    """reports/sweeps/NAME.md: every run, what they share, the verdict, these figures."""
     name = record["sweep"]
     shared = ", ".join(code(f"{k}={_value(v)}") for k, v in record["all_with"].items())
     parts = [
@@ -46,11 +51,7 @@ def as_page(record: Record, figures: Sequence[str]) -> str:
         f"All with {shared}." if shared else "",
         f"## Over seeds\n\n{groups_table(record)}" if has_seeds(record) else "",
         verdict(record),
-        *(
-            f"![{_caption(figure)}]({name}/{figure})"
-            for figure in figures
-            if not figure.endswith("-dark.png")
-        ),
+        *(f"![{CAPTIONS[figure]}]({name}/{figure}.png)" for figure in figures),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -66,7 +67,7 @@ def as_section(records: Sequence[Record], reports: str = "reports/") -> str:
             f"{verdict(record)} Every run: [{name}.md]({reports}sweeps/{name}.md).",
         ]
         if finished(record):
-            parts.append(picture(f"{reports}sweeps/{name}/loss", _caption("loss.png")))
+            parts.append(picture(f"{reports}sweeps/{name}/loss", CAPTIONS["loss"]))
         sections.append("\n\n".join(parts))
     return "\n\n".join(sections) or NONE_YET
 
@@ -174,11 +175,3 @@ def short_names(keys: Sequence[str]) -> list[str]:
 
 def _value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _caption(figure: str) -> str:
-    return {
-        "loss.png": "Val loss of each run",
-        "params.png": "Bits per byte of val over each setting",
-        "heatmap.png": "Bits per byte of val over two settings",
-    }[figure]

@@ -28,6 +28,7 @@ class Show:
         self.all = self.progress.add_task(f"sweep {plan.name}", total=len(self.members))
         self.tasks: dict[str, TaskID] = {}
         self.seconds: dict[str, float] = {}  # of each run, as last seen at work
+        self.steps: dict[str, int] = {}  # likewise: DVC takes its folder away before it has ended
         self.last = ""
 
     def __enter__(self) -> "Show":
@@ -49,7 +50,8 @@ class Show:
             f"{ended - len(failed)} done, {len(at_work)} running, {len(failed)} failed, "
             f"{len(waiting)} waiting"
         )
-        steps = {name: run.step() for name, run in at_work.items()}
+        steps = {name: max(run.step(), self.steps.get(name, 0)) for name, run in at_work.items()}
+        self.steps.update(steps)
         now = time.time()
         self.seconds.update({name: now - run.started for name, run in at_work.items()})
         left = self._seconds_left(len(waiting), steps)

@@ -15,7 +15,7 @@ from pipeline.reporting.sweep_record import (
     recorded,
     take_record,
 )
-from pipeline.reporting.sweep_table import as_csv, as_page
+from pipeline.reporting.sweep_table import CAPTIONS, as_csv, as_page
 from pipeline.sweeps.plan import load_plan
 
 
@@ -72,7 +72,7 @@ def rendered(record: Record, dpi: int) -> dict[Path, bytes]:
     texts = {
         "json": json.dumps(record, indent=2, ensure_ascii=False) + "\n",
         "csv": as_csv(record),
-        "md": as_page(record, list(figures)),
+        "md": as_page(record, [name for name in CAPTIONS if f"{name}.png" in figures]),
     }
     files = {RECORDS / f"{name}.{ending}": text.encode() for ending, text in texts.items()}
     return {**files, **{RECORDS / name / figure: data for figure, data in figures.items()}}
