@@ -10,7 +10,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-TARGETS = {"help", "setup", "repro", "report", "sweep", "test", "test-all", "lint", "demo", "clean"}
+TARGETS = {
+    "help",
+    "setup",
+    "repro",
+    "report",
+    "sweep",
+    "bench",
+    "test",
+    "test-all",
+    "lint",
+    "demo",
+    "clean",
+}
 PYTHON = """#!/bin/sh
 # stands for a Python: makes a .venv whose python notes down what it is asked
 [ "$1" = -c ] && exit 0
@@ -83,7 +95,9 @@ def test_setup_makes_the_page_of_the_plots_once(project: Path) -> None:
     assert asked.read_text() == before
 
 
-@pytest.mark.parametrize("target", ["repro", "report", "sweep", "test", "test-all", "lint", "demo"])
+@pytest.mark.parametrize(
+    "target", ["repro", "report", "sweep", "bench", "test", "test-all", "lint", "demo"]
+)
 def test_what_needs_the_tools_installs_them_first(project: Path, target: str) -> None:
     planned = make(project, "-n", target).stdout
     assert planned.index("-m venv .venv") < planned.index(".venv/bin/python -m pip install")
