@@ -65,7 +65,7 @@ def train() -> None:
     from pipeline.model.pretrained import load_pretrained, start_from
     from pipeline.randomness import seed_for
     from pipeline.training.loop import Hooks, Interrupted, Outputs, Trainer, fit
-    from pipeline.training.micro_batch import find_micro_batch, share_of
+    from pipeline.training.micro_batch import AUTO_ON_CPU, find_micro_batch, share_of
     from pipeline.training.parallel import recompute_blocks
     from pipeline.training.resume import ResumeState
 
@@ -101,8 +101,11 @@ def train() -> None:
     fingerprint = runtime.fingerprint()
     if params.train.parallel != "fsdp":  # which brings each part there itself
         model.to(runtime.device)
-    asked_for_auto = params.train.micro_batch_size == "auto"
-    if asked_for_auto:
+    # another number of processes changes bytes, but a run may go on with it
+    settings = params.train.model_dump(exclude={"nproc", "threads"})
+    auto = params.train.micro_batch_size == "auto"
+    val_batch_size = AUTO_ON_CPU if auto else params.train.micro_batch
+    if auto:
         model.set_attention(runtime.attention)
         if params.train.activation_checkpointing:
             recompute_blocks(model)
@@ -124,10 +127,10 @@ def train() -> None:
             model,
             val_tokens,
             overlap=0.0,
-            batch_size=params.train.micro_batch,
+            batch_size=val_batch_size,
             autocast=runtime.autocast,
             name="val",
-            most_windows=params.train.eval_batches * params.train.micro_batch,
+            most_windows=params.train.eval_batches * val_batch_size,
         ).loss
 
     def sample(model: GPT, step: int) -> str:
@@ -142,8 +145,6 @@ def train() -> None:
         )
         return tokenizer.decode(prompt + ids)
 
-    # another number of processes changes bytes, but a run may go on with it
-    settings = params.train.model_dump(exclude={"nproc", "threads"})
     key = sha256_json(
         {
             "params": {"model": params.model.model_dump(), "train": settings},
@@ -197,7 +198,7 @@ def train() -> None:
         return
     if ranks.size > 1 or params.train.parallel == "fsdp":
         fingerprint |= {"processes": ranks.size, "parallel": params.train.parallel}
-    if asked_for_auto:
+    if auto:
         fingerprint["micro_batch_size"] = trainer.micro_batch_size
     facts = {
         "model": {

@@ -215,6 +215,7 @@ class Trainer:
         """All that a resumed run needs, but the shards of a sharded model."""
         state = {
             "processes": self.ranks.size,
+            "micro_batch_size": self.micro_batch_size,
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "best_loss": self.best_loss,
@@ -239,6 +240,8 @@ class Trainer:
         else:
             self.model.load_state_dict(state["model"])
             load_optimizer_tensors(self.model, self.optimizers, state["optimizers"])
+        if state["processes"] == self.ranks.size:  # with `auto` another might fit today
+            self.micro_batch_size = state["micro_batch_size"]
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.history = History.from_dict(state["history"])
