@@ -193,7 +193,6 @@ def train() -> None:
             "train.grad_accum_steps as much, or set train.activation_checkpointing: true; then "
             "lower model.block_size, model.n_layer or model.n_embd"
         ) from None
-    ranks.stop()
     if not ranks.first:
         return
     if ranks.size > 1 or params.train.parallel == "fsdp":

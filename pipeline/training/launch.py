@@ -44,7 +44,7 @@ def launch(processes: int, command: list[str]) -> Ended:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable(logging.ERROR)  # its own lines; the caller says what happened in one
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_SAVE))
     os.environ.pop("DVC_STAGE", None)  # this process puts a failed stage's results back, they not
     with tempfile.TemporaryDirectory() as logs:

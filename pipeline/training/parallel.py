@@ -5,6 +5,7 @@ DDP (Li et al. 2020) holds everything on every process and averages gradients; F
 together while it computes. Both synchronise gradients once a step, after the last micro-batch.
 """
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -43,12 +44,15 @@ def parallelise(
         return torch.compile(model) if runtime.compile else model, lambda last: nullcontext()
     from torch.nn.parallel import DistributedDataParallel
 
-    copies = DistributedDataParallel(
-        model,
-        device_ids=[ranks.local_rank] if runtime.device == "cuda" else None,
-        broadcast_buffers=False,  # the rotary tables, the same everywhere
-        gradient_as_bucket_view=True,
-    )
+    with warnings.catch_warnings():
+        # torch 2.13 calls it forward_sync_buffers
+        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+        copies = DistributedDataParallel(
+            model,
+            device_ids=[ranks.local_rank] if runtime.device == "cuda" else None,
+            broadcast_buffers=False,  # the rotary tables, the same everywhere
+            gradient_as_bucket_view=True,
+        )
     forward = torch.compile(copies) if runtime.compile else copies
     return forward, lambda last: nullcontext() if last else copies.no_sync()
 

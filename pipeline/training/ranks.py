@@ -5,6 +5,7 @@ process says nothing and needs no process group. What decides the course of a ru
 on the CPU, so that a GPU is not waited for.
 """
 
+import ctypes
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -59,13 +60,10 @@ class Ranks:
         elif parallel == "fsdp":  # it needs a group also for one
             store = distributed.HashStore()  # type: ignore[attr-defined]
             distributed.init_process_group(backend, store=store, rank=0, world_size=1)
-
-    def stop(self) -> None:
-        """Leave the others."""
-        from torch import distributed
-
         if distributed.is_initialized():
-            distributed.destroy_process_group()
+            # never taken apart: gloo's destructor holds Python's lock and waits for a thread that
+            # waits for that lock, so that a process that has done its work would not end
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(distributed.group.WORLD))
 
     def any(self, *flags: bool) -> list[bool]:
         """For each flag, whether any process has it set; all processes wait for each other."""
