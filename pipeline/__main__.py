@@ -21,6 +21,7 @@ COMMANDS = (
     "verify",
     "demo",
     "export",
+    "plan",
 )  # each is a function of the module of its name
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -64,8 +64,9 @@ def train() -> None:
     from pipeline.model.gpt import GPT, GPTConfig
     from pipeline.model.pretrained import load_pretrained, start_from
     from pipeline.randomness import seed_for
+    from pipeline.training.division import share_of
     from pipeline.training.loop import Hooks, Interrupted, Outputs, Trainer, fit
-    from pipeline.training.micro_batch import AUTO_ON_CPU, find_micro_batch, share_of
+    from pipeline.training.micro_batch import AUTO_ON_CPU, find_micro_batch
     from pipeline.training.parallel import recompute_blocks
     from pipeline.training.resume import ResumeState
 
@@ -228,8 +229,8 @@ def _with_train(params: Params, **changes: Any) -> Params:
 
 def _train_by_several(params: Params) -> None:
     """Train in as many processes as train.nproc says, and end as they end."""
+    from pipeline.training.division import share_of
     from pipeline.training.launch import count_processes, launch
-    from pipeline.training.micro_batch import share_of
 
     processes = count_processes(params.train.nproc, params.train.device)
     share_of(params.train.sequences, processes)

@@ -10,7 +10,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-TARGETS = {"help", "setup", "repro", "report", "test", "test-all", "lint", "demo", "remote", "clean"}
+TARGETS = {
+    "help",
+    "setup",
+    "repro",
+    "report",
+    "test",
+    "test-all",
+    "lint",
+    "demo",
+    "remote",
+    "clean",
+}
 PYTHON = """#!/bin/sh
 # stands for a Python: makes a .venv whose python notes down what it is asked
 [ "$1" = -c ] && exit 0

@@ -6,7 +6,8 @@ import torch
 from pipeline.errors import ParamsError, TrainingError
 from pipeline.model.gpt import GPT, GPTConfig
 from pipeline.training import micro_batch
-from pipeline.training.micro_batch import divide, divisors, largest_that_fits, share_of
+from pipeline.training.division import divide, divisors, share_of
+from pipeline.training.micro_batch import largest_that_fits
 from pipeline.training.ranks import ALONE
 from pipeline.training.runtime import Runtime
 

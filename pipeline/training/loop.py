@@ -30,8 +30,8 @@ from pipeline.training.checkpoint import (
     load_optimizer_tensors,
     optimizer_tensors,
 )
+from pipeline.training.division import divide, share_of
 from pipeline.training.history import History, Row
-from pipeline.training.micro_batch import divide, share_of
 from pipeline.training.optimizer import build_optimizers, set_lr
 from pipeline.training.parallel import (
     gathered,

@@ -1,40 +1,16 @@
-"""How a step's sequences are divided over processes and micro-batches.
-
-The step is what params.yaml says, whatever the number of processes: each takes an equal share of
-its sequences and goes through it in micro-batches of at most the asked-for size.
-"""
+"""train.micro_batch_size: auto, the largest micro-batch that the memory takes."""
 
 from collections.abc import Callable
 
 import torch
 
-from pipeline.errors import ParamsError, TrainingError
+from pipeline.errors import TrainingError
 from pipeline.model.gpt import GPT
+from pipeline.training.division import divide, divisors
 from pipeline.training.ranks import Ranks
 from pipeline.training.runtime import Runtime
 
 AUTO_ON_CPU = 8  # sequences; larger ones are no faster there
-
-
-def share_of(sequences: int, processes: int) -> int:
-    """Sequences of a step that each process takes; raises ParamsError where they do not divide."""
-    if sequences % processes:
-        allowed = ", ".join(map(str, divisors(sequences)))
-        raise ParamsError(
-            f"train.nproc: found {processes} processes for {sequences} sequences a step "
-            f"(micro_batch_size * grad_accum_steps); allowed: {allowed}"
-        )
-    return sequences // processes
-
-
-def divisors(number: int) -> list[int]:
-    """All of them, in order."""
-    return [n for n in range(1, number + 1) if number % n == 0]
-
-
-def divide(share: int, at_most: int) -> int:
-    """The largest micro-batch up to `at_most` that divides a process' share evenly."""
-    return max(n for n in divisors(share) if n <= at_most)
 
 
 def largest_that_fits(share: int, fits: Callable[[int], bool]) -> int:
