@@ -214,6 +214,7 @@ class LogParams(Section):
 
     save_interval: Positive
     workers: Literal["auto"] | Count
+    scheduler: str | None
 
 
 class EvaluateParams(Section):

@@ -12,6 +12,7 @@ from pipeline.params import ModelParams
 FP32, BF16 = 4, 2  # bytes
 PROCESS = 450e6  # bytes: Python, torch and its libraries
 MATMUL_ATTENTION_UP_TO = 256  # tokens, on a CPU: see training/runtime.py
+HEAD = {"fp32": 20, "bf16": 12}  # bytes a logit, on the way there and back, as measured
 GATHERED_BLOCKS = 2  # FSDP: the one that computes, and the next
 RECOMPUTED = 4 / 3  # time, where every block is computed once more
 
@@ -44,7 +45,7 @@ def count_parameters(model: ModelParams, vocab_size: int) -> tuple[int, int]:
 def peak_memory(model: ModelParams, vocab_size: int, setting: Setting) -> float:
     """Bytes that one process needs at the step's worst moment."""
     everything, hidden = count_parameters(model, vocab_size)
-    gpt2, reduced = model.architecture == "gpt2", setting.precision != "fp32"
+    reduced = setting.precision != "fp32"
     C, tokens = model.n_embd, setting.micro_batch_size * model.block_size
     shards = setting.processes if setting.parallel == "fsdp" else 1
     moments = 2 * everything - (hidden if setting.optimizer == "muon" else 0)
@@ -54,7 +55,7 @@ def peak_memory(model: ModelParams, vocab_size: int, setting: Setting) -> float:
     activations = model.n_layer * kept
     if setting.activation_checkpointing:
         activations = model.n_layer * FP32 * tokens * C + kept
-    head = tokens * vocab_size * (4 * FP32 + (2 * BF16 if reduced else 0))
+    head = tokens * vocab_size * HEAD[setting.precision]
     computed_in = BF16 if reduced else FP32
     block, root = 12 * C * C, everything - hidden
     copies = computed_in * everything if reduced else 0  # autocast's, or none
@@ -62,14 +63,11 @@ def peak_memory(model: ModelParams, vocab_size: int, setting: Setting) -> float:
         copies = computed_in * (root + GATHERED_BLOCKS * block) + FP32 * block
         if setting.micro_steps > 1:  # gradients are whole until the step's last micro-batch
             copies += computed_in * everything
-    forward = held + copies + activations + head
-    if setting.parallel == "ddp" and setting.processes > 1:
-        forward += gradients  # its buckets stay
-    backward = held + gradients + copies + (FP32 * vocab_size * C if gpt2 else 0)
-    update = held + gradients
-    if setting.optimizer == "muon":
-        update += hidden * (2 * FP32 + 3 * computed_in)  # all matrices of a shape at once
-    return PROCESS + max(forward, backward, update)
+    update = 0.0
+    if setting.optimizer == "muon":  # all matrices of a shape at once, a third of them
+        update = hidden / 3 * (2 * FP32 + 3 * computed_in)
+    # a sum, as measured: what one part of a step leaves is in pieces that no other can use
+    return PROCESS + held + gradients + copies + activations + head + update
 
 
 def block_activations(model: ModelParams, setting: Setting) -> float:
