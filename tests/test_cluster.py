@@ -38,8 +38,8 @@ def scheduler(tmp_path: Path) -> Iterator[str]:
             )
         )
     yield address
-    for process in reversed(processes):
-        process.terminate()
+    for process in processes:
+        process.kill()
     for process in processes:
         process.wait()
     processes[0].stderr.close()
