@@ -214,7 +214,7 @@ class LogParams(Section):
 
     save_interval: Positive
     workers: Literal["auto"] | Count
-    scheduler: str | None
+    scheduler: Annotated[str, Field(pattern=r"^(tcp|tls)://[^/]+:\d+$")] | None
 
 
 class EvaluateParams(Section):

@@ -70,9 +70,9 @@ def test_a_cluster_of_two_workers_writes_the_bytes_of_one_machine(
 
 @pytest.mark.slow
 def test_no_scheduler_there_is_one_line(tmp_path: Path) -> None:
-    project = make_project(tmp_path / "p", log__scheduler="nonsense://127.0.0.1:1")
+    project = make_project(tmp_path / "p", log__scheduler="tcp://127.0.0.1:1")
     run(project, "dvc", "repro", "-q", "fetch")
     refused = run(project, "python", "-m", "pipeline", "prepare", check=False)
     assert refused.returncode == 2
-    assert refused.stderr.startswith("error: log.scheduler: found nonsense://127.0.0.1:1, where")
+    assert refused.stderr.startswith("error: log.scheduler: found tcp://127.0.0.1:1, where")
     assert refused.stderr.count("\n") == 1

@@ -5,6 +5,7 @@ jobs, which come back in their order: the bytes are those of one machine. Only s
 under way. The workers need this project installed at the same versions, and no access to the text.
 """
 
+import socket
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -34,15 +35,16 @@ def encoded_by_cluster(
     tokenizer: Tokenizer, work: Iterable[Job], end_documents: bool, scheduler: str
 ) -> Iterator[Encoded]:
     """Every job's result, in the jobs' order; raises CorpusError where no cluster answers."""
-    try:
-        client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
+    host, _, port = scheduler.rpartition("//")[2].rpartition(":")
+    try:  # a client that finds nothing waits long and leaves its threads behind
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
         raise CorpusError(
             f"log.scheduler: found {scheduler}, where no Dask scheduler answers ({error}); "
-            "allowed: its address, as tcp://HOST:8786, or null"
+            "allowed: its address, or null"
         ) from None
     pending: deque[Future] = deque()
-    with client:
+    with Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False) as client:
         client.register_plugin(Encoder(tokenizer.to_json(), end_documents))
         client.wait_for_workers(1, timeout=CONNECT_SECONDS)
         for job in work:
