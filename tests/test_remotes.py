@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from test_makefile import MAKEFILE
-from tiny_project import run
+from tiny_project import run, set_params
 
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 STAGES = ("fetch", "prepare", "train", "evaluate", "report")
@@ -70,6 +70,27 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.slow
 def test_s3(finished: Path, s3: str) -> None:
     assert_another_clone_has_all_without_running(finished, "s3://models/dvc", "endpointurl", s3)
+
+
+@pytest.mark.slow
+def test_text_in_a_bucket_gives_the_bytes_of_the_same_text_here(
+    finished: Path, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+    before = (finished / "data/tokens/train.bin").read_bytes()
+    text = (finished / "data/own/words.txt").read_bytes()
+    for name, data in (("words.txt", text), ("deeper/more.txt", b"another text")):
+        put = urllib.request.Request(f"{s3}/models/corpus/{name}", data=data, method="PUT")
+        urllib.request.urlopen(put).close()
+    set_params(finished, corpus__path="s3://models/corpus/words.txt")
+    run(finished, "dvc", "repro", "prepare")
+    assert (finished / "data/tokens/train.bin").read_bytes() == before
+    set_params(finished, corpus__path="s3://models/corpus")
+    run(finished, "dvc", "repro", "fetch")
+    files = (finished / "data/raw/texts").rglob("*.txt")
+    names = sorted(path.relative_to(finished / "data/raw/texts").as_posix() for path in files)
+    assert names == ["deeper/more.txt", "words.txt"]
+    assert "didn't change" in run(finished, "dvc", "repro", "fetch").stdout
 
 
 @pytest.fixture
