@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -154,6 +155,17 @@ def started(project: Path) -> subprocess.Popen[str]:
     return process
 
 
+def wait_until_gone(process: psutil.Process) -> None:
+    """The test's own time limit ends a hang; a zombie has ended, its new parent has not looked."""
+    while process.is_running():
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return
+        except psutil.NoSuchProcess:
+            return
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_killed_or_stopped_anywhere_nothing_is_left_and_it_ends_in_the_same_bytes(
@@ -178,8 +190,8 @@ def test_killed_or_stopped_anywhere_nothing_is_left_and_it_ends_in_the_same_byte
         else:
             ranks[who[-1]].kill()
         output, errors = process.communicate(timeout=120)
-        _, alive = psutil.wait_procs(workers, timeout=120)
-        assert alive == [], who
+        for worker in workers:
+            wait_until_gone(worker)
         if who.startswith("rank"):
             assert process.returncode == 1
             assert errors == (
