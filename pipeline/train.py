@@ -286,7 +286,8 @@ def _end_with_parent() -> bool:
     if sys.platform != "linux" or not ("DVC_STAGE" in os.environ or under_torchrun()):
         return False
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    return os.getppid() == 1
+    # torchrun may be a container's process 1, and a worker whose torchrun is gone cannot join
+    return os.getppid() == 1 and not under_torchrun()
 
 
 class _Show:
