@@ -80,7 +80,8 @@ def test_text_in_a_bucket_gives_the_bytes_of_the_same_text_here(
     before = (finished / "data/tokens/train.bin").read_bytes()
     text = (finished / "data/own/words.txt").read_bytes()
     for name, data in (("words.txt", text), ("deeper/more.txt", b"another text")):
-        put = urllib.request.Request(f"{s3}/models/corpus/{name}", data=data, method="PUT")
+        address, kind = f"{s3}/models/corpus/{name}", {"Content-Type": "text/plain"}
+        put = urllib.request.Request(address, data, kind, method="PUT")
         urllib.request.urlopen(put).close()
     set_params(finished, corpus__path="s3://models/corpus/words.txt")
     run(finished, "dvc", "repro", "prepare")
