@@ -45,8 +45,15 @@ def encoded_by_cluster(
         ) from None
     pending: deque[Future] = deque()
     with Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False) as client:
-        client.register_plugin(Encoder(tokenizer.to_json(), end_documents))
-        client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+        try:
+            client.register_plugin(Encoder(tokenizer.to_json(), end_documents))
+            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+        except Exception as error:  # whatever a worker raises comes as a plain Exception
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise CorpusError(
+                f"log.scheduler: {scheduler} has no worker that can start ({reason}); allowed: "
+                "workers with this project installed at the same versions"
+            ) from None
         for job in work:
             # not pure: equal jobs are different ones
             pending.append(client.submit(encode_on_worker, job, pure=False))
