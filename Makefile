@@ -8,12 +8,13 @@ EXTRAS := .venv/.installed-extras
 PLOTS := .dvc/plots.html
 NAME ?= lr
 WORKERS ?= 2
+REMOTE ?= $(abspath ..)/tracegpt-remote
 
 # the stages' `python` is the one of .venv
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro report sweep bench test test-all lint demo clean
+.PHONY: help setup repro report sweep bench test test-all lint demo remote clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -34,7 +35,7 @@ $(PLOTS): | $(READY)
 
 $(EXTRAS): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  -e '.[dev,demo,eval]'
+	  -e '.[dev,demo,eval,s3,ssh,cluster]'
 	@touch $@
 
 repro: $(READY) $(PLOTS) ## Run every stage that is due: raw text to README
@@ -64,6 +65,10 @@ lint: $(READY) ## Check style and types alone
 
 demo: $(EXTRAS) ## Serve a page on this machine to try the best checkpoint
 	$(BIN)/python -m pipeline demo
+
+remote: $(READY) ## Share results through a folder, s3:// or ssh://: make remote REMOTE=...
+	@$(BIN)/dvc remote add --quiet --local --default --force shared '$(REMOTE)'
+	@echo "dvc push and dvc pull now go to $(REMOTE)"
 
 clean: ## Remove .venv and the tools' caches; results, data and unfinished runs stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -23,6 +23,7 @@ COMMANDS = (
     "demo",
     "export",
     "bench",
+    "plan",
 )  # each is a function of the module of its name
 GROUPS = ("sweep",)  # each is the `app` of the module of its name: commands under one word
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

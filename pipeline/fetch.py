@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from pipeline.corpus.formats import TOKEN_LISTS, Decoding, documents, suffix_of
+from pipeline.corpus.remote_files import bring, is_remote
 from pipeline.corpus.sources import SOURCES, fetch_named, own_files
 from pipeline.corpus.token_lists import read_token_lists
 from pipeline.errors import CorpusError, FetchError
@@ -35,9 +36,12 @@ def fetch() -> None:
     """
     params = load_params().corpus
     console = Console()
-    own, left_out = own_files(Path(params.path), params.pattern)
     CACHE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="fetch-") as temporary:
+        path = Path(params.path)
+        if is_remote(params.path):
+            path = bring(params.path, Path(temporary, "remote"))
+        own, left_out = own_files(path, params.pattern)
         new = Path(temporary, "raw")
         new.mkdir()
         try:

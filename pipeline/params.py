@@ -112,8 +112,9 @@ class TrainParams(Section):
 
     seed: CountOrNone
     max_steps: Count
-    micro_batch_size: Count
+    micro_batch_size: Literal["auto"] | Count
     grad_accum_steps: Count
+    sequences_per_step: Count | None
     batch_order: Literal["random", "shuffled", "sequential", "documents"]
     stride: Count | None
     max_seq_len: Count | None
@@ -133,6 +134,9 @@ class TrainParams(Section):
     compile: Literal["auto", "on", "off"]
     attention: Literal["auto", "matmul", "sdpa"]
     threads: Literal["auto"] | Count
+    nproc: Literal["auto"] | Count
+    parallel: Literal["none", "ddp", "fsdp"]
+    activation_checkpointing: bool
     numerics: Literal["native", "portable"]
     eval_interval: Count
     eval_batches: CountOrNone
@@ -155,6 +159,46 @@ class TrainParams(Section):
         return values
 
     @model_validator(mode="after")
+    def _the_step_is_named_once(self) -> Self:
+        auto, found = self.micro_batch_size == "auto", self.sequences_per_step
+        if auto and (found is None or self.grad_accum_steps != 1):
+            raise ValueError(
+                f"micro_batch_size: found auto with sequences_per_step {found} and "
+                f"grad_accum_steps {self.grad_accum_steps}; allowed: auto with sequences_per_step "
+                "1 or more and grad_accum_steps 1, which it then decides"
+            )
+        if not auto and found is not None:
+            raise ValueError(
+                f"sequences_per_step: found {found} with micro_batch_size {self.micro_batch_size}; "
+                "allowed: null, or micro_batch_size: auto"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _processes_know_how_to_share(self) -> Self:
+        if self.parallel == "none" and self.nproc not in (1, "auto"):
+            raise ValueError(f"parallel: found none with nproc {self.nproc}; allowed: ddp, fsdp")
+        if self.parallel == "fsdp" and self.precision == "fp16":
+            raise ValueError("precision: found fp16; allowed with parallel: fsdp: auto, fp32, bf16")
+        if self.parallel == "fsdp" and self.micro_batch_size == "auto":
+            raise ValueError(
+                "micro_batch_size: found auto; allowed with parallel: fsdp: a number "
+                "(`python -m pipeline plan` estimates it)"
+            )
+        return self
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of one step, over all processes."""
+        return self.sequences_per_step or self.micro_batch * self.grad_accum_steps
+
+    @property
+    def micro_batch(self) -> int:
+        """micro_batch_size once it is a number."""
+        assert self.micro_batch_size != "auto"
+        return int(self.micro_batch_size)
+
+    @model_validator(mode="after")
     def _rates_are_in_order(self) -> Self:
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr: found {self.min_lr}; allowed: 0 to lr ({self.lr})")
@@ -170,6 +214,7 @@ class LogParams(Section):
 
     save_interval: Positive
     workers: Literal["auto"] | Count
+    scheduler: Annotated[str, Field(pattern=r"^(tcp|tls)://[^/]+:\d+$")] | None
 
 
 class EvaluateParams(Section):

@@ -35,7 +35,7 @@ from rich.progress import (
 from rich.table import Table
 
 from pipeline.corpus.encode_lists import encode_lists, split_lists
-from pipeline.corpus.encoding import Encoded, encoded, jobs, worker_count
+from pipeline.corpus.encoding import Encoded, Job, encoded, jobs, worker_count
 from pipeline.corpus.formats import Decoding
 from pipeline.corpus.ranks import gpt2_merges, tiktoken_encoding
 from pipeline.corpus.readers import Piece, RawCorpus, open_corpus
@@ -137,7 +137,13 @@ def _write_text(
     tokenizer = _make_tokenizer(settings, train_text)
     workers = worker_count(params.log.workers, found.text_bytes)
     started = time.monotonic()
-    results = encoded(tokenizer, jobs(routed("tokens")), found.documents > 1, workers)
+    work, end_documents = jobs(routed("tokens")), found.documents > 1
+    if params.log.scheduler is None:
+        by = f"{workers} process{'es' * (workers > 1)}"
+        results = encoded(tokenizer, work, end_documents, workers)
+    else:
+        by = params.log.scheduler
+        results = _by_cluster(tokenizer, work, end_documents, params.log.scheduler)
     splits = _write_splits(new, results, tokenizer, settings)
     seconds = time.monotonic() - started
     megabytes = found.text_bytes / 1e6
@@ -145,10 +151,23 @@ def _write_text(
     console.print(
         f"tokenized {megabytes:,.1f} MB in {seconds:.1f} s: {megabytes / seconds:,.1f} MB/s, "
         f"{tokens / 1e6 / seconds:,.2f} million tokens/s, "
-        f"{workers} process{'es' * (workers > 1)}",
+        f"{by}",
         highlight=False,
     )
     return _meta(corpus, found, replaced, tokenizer, settings.format, splits)
+
+
+def _by_cluster(
+    tokenizer: Tokenizer, work: Iterable[Job], end_documents: bool, scheduler: str
+) -> Iterator[Encoded]:
+    try:
+        from pipeline.corpus.cluster import encoded_by_cluster
+    except ModuleNotFoundError as error:
+        raise CorpusError(
+            f"log.scheduler: found {scheduler}, but {error.name} is not installed; "
+            'allowed: null, or pip install -c constraints.txt -e ".[cluster]"'
+        ) from None
+    return encoded_by_cluster(tokenizer, work, end_documents, scheduler)
 
 
 def _write_token_lists(

@@ -13,7 +13,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipeline.params import load_params
+from pipeline.errors import TrainingError
+from pipeline.params import Params, load_params
 from pipeline.storage import sha256_file, sha256_json, write_json
 
 if TYPE_CHECKING:
@@ -41,8 +42,19 @@ def train() -> None:
     """
     params = load_params()
     from pipeline.training import runtime as runtimes
+    from pipeline.training.launch import under_torchrun
+    from pipeline.training.ranks import Ranks
 
+    if params.train.nproc != 1 and not under_torchrun():
+        _train_by_several(params)
+        return
+    ranks = Ranks.from_environment()
+    all_threads = runtimes.count_threads(params.train.threads)
+    if params.train.threads == "auto":
+        params = _with_train(params, threads=max(1, all_threads // ranks.local_size))
     runtimes.prepare_process(params.train)
+
+    import torch
 
     from pipeline.corpus import tokenizers
     from pipeline.corpus.batches import Batches, check_length
@@ -52,7 +64,10 @@ def train() -> None:
     from pipeline.model.gpt import GPT, GPTConfig
     from pipeline.model.pretrained import load_pretrained, start_from
     from pipeline.randomness import seed_for
+    from pipeline.training.division import share_of
     from pipeline.training.loop import Hooks, Interrupted, Outputs, Trainer, fit
+    from pipeline.training.micro_batch import AUTO_ON_CPU, find_micro_batch
+    from pipeline.training.parallel import recompute_blocks
     from pipeline.training.resume import ResumeState
 
     tokenizer = tokenizers.load(TOKENS / "tokenizer.json")
@@ -62,7 +77,7 @@ def train() -> None:
     batches = Batches(
         train_tokens,
         params.model.block_size,
-        params.train.micro_batch_size * params.train.grad_accum_steps,
+        params.train.sequences,
         params.train.batch_order,
         params.train.seed,
         stride=params.train.stride,
@@ -83,10 +98,29 @@ def train() -> None:
     tokens_per_step = batches.sequences_per_step * batches.block_size
     flops = float(model.flops_per_token() * tokens_per_step * params.train.max_steps)
     runtime = runtimes.choose(params.train, params.model.block_size, flops)
+    ranks.start(runtime.device, params.train.parallel)
     fingerprint = runtime.fingerprint()
-    model.to(runtime.device)
+    if params.train.parallel != "fsdp":  # which brings each part there itself
+        model.to(runtime.device)
+    # another number of processes changes bytes, but a run may go on with it
+    settings = params.train.model_dump(exclude={"nproc", "threads"})
+    auto = params.train.micro_batch_size == "auto"
+    val_batch_size = AUTO_ON_CPU if auto else params.train.micro_batch
+    if auto:
+        model.set_attention(runtime.attention)
+        if params.train.activation_checkpointing:
+            recompute_blocks(model)
+        share = share_of(params.train.sequences, ranks.size)
+        size = find_micro_batch(model, runtime, share, ranks)
+        params = _with_train(params, micro_batch_size=size)
     trainer = Trainer(
-        model, batches, params.train, runtime, tokenizer.to_json(), pretrained=init_from is not None
+        model,
+        batches,
+        params.train,
+        runtime,
+        tokenizer.to_json(),
+        ranks,
+        pretrained=init_from is not None,
     )
 
     def validate(model: GPT) -> float:
@@ -94,10 +128,10 @@ def train() -> None:
             model,
             val_tokens,
             overlap=0.0,
-            batch_size=params.train.micro_batch_size,
+            batch_size=val_batch_size,
             autocast=runtime.autocast,
             name="val",
-            most_windows=params.train.eval_batches * params.train.micro_batch_size,
+            most_windows=params.train.eval_batches * val_batch_size,
         ).loss
 
     def sample(model: GPT, step: int) -> str:
@@ -112,30 +146,37 @@ def train() -> None:
         )
         return tokenizer.decode(prompt + ids)
 
-    settings = {"model": params.model.model_dump(), "train": params.train.model_dump()}
     key = sha256_json(
         {
-            "params": settings,
+            "params": {"model": params.model.model_dump(), "train": settings},
             "data": sha256_file(TOKENS / "meta.json"),
             "code": _loaded_code(),
-            "platform": fingerprint,
+            "platform": {**fingerprint, "threads": all_threads},
             "init_from": init_from,
         }
     )
-    resume = ResumeState(key)
+    resume = ResumeState(key, ranks.first)
     outputs = Outputs(CHECKPOINTS, TRAIN_CSV, SAMPLES_TXT)
-    show = _Show(params.train.max_steps)
-    show.line(f"{runtime.describe()}")
+    show = _Show(params.train.max_steps, quiet=not ranks.first)
+    several = f", {ranks.size} processes ({params.train.parallel})" if ranks.size > 1 else ""
+    show.line(f"{runtime.describe()}{several}")
     show.line(
         f"{model.count_parameters():,} parameters, {model.flops_per_token():,} FLOPs per token, "
         f"{tokens_per_step:,} tokens per step, {len(train_tokens):,} train tokens"
     )
-    state, damaged = resume.load(CHECKPOINTS)
+    state, damaged = resume.load(CHECKPOINTS) if ranks.first else (None, [])
     for line in damaged:
         show.line(f"warning: {line}")
-    if state is not None:
-        trainer.load_state(state)
-        show.line(f"going on from step {trainer.step}")
+    step = ranks.from_first(state["step"] if state else 0)
+    if step:
+        state = state or resume.read(step)
+        trainer.load_state(state, resume.shards(step))
+        show.line(f"going on from step {step}")
+        if state["processes"] != ranks.size:
+            show.line(
+                f"its state is of {state['processes']} processes, now there are {ranks.size}: the "
+                "same training, but the bytes will differ from those of one number throughout"
+            )
     CHECKPOINTS.mkdir(parents=True, exist_ok=True)
     stopping = _stop_on_signals()
     hooks = Hooks(validate, sample, show.step, show.line, lambda: bool(stopping))
@@ -144,7 +185,21 @@ def train() -> None:
             fit(trainer, hooks, outputs, resume, params.log.save_interval)
     except Interrupted:
         show.line(f"stopped at step {trainer.step}; its state is saved: `dvc repro` goes on there")
+        ranks.wait()
         raise typer.Exit(130) from None
+    except torch.OutOfMemoryError:
+        raise TrainingError(
+            f"out of memory on {runtime.device} at step {trainer.step}: lower "
+            f"train.micro_batch_size (now {trainer.micro_batch_size}) and raise "
+            "train.grad_accum_steps as much, or set train.activation_checkpointing: true; then "
+            "lower model.block_size, model.n_layer or model.n_embd"
+        ) from None
+    if not ranks.first:
+        return
+    if ranks.size > 1 or params.train.parallel == "fsdp":
+        fingerprint |= {"processes": ranks.size, "parallel": params.train.parallel}
+    if auto:
+        fingerprint["micro_batch_size"] = trainer.micro_batch_size
     facts = {
         "model": {
             **shape,
@@ -166,6 +221,34 @@ def train() -> None:
         f"done at step {trainer.step} ({trainer.stopped}): best val loss "
         f"{trainer.best_loss:.4f} at step {trainer.best_step}"
     )
+
+
+def _with_train(params: Params, **changes: Any) -> Params:
+    return params.model_copy(update={"train": params.train.model_copy(update=changes)})
+
+
+def _train_by_several(params: Params) -> None:
+    """Train in as many processes as train.nproc says, and end as they end."""
+    from pipeline.training.division import share_of
+    from pipeline.training.launch import count_processes, launch
+
+    processes = count_processes(params.train.nproc, params.train.device)
+    share_of(params.train.sequences, processes)
+    _end_with_parent()
+    ended = launch(processes, ["-m", "pipeline", "train"])
+    if ended.killed:
+        raise TrainingError(
+            f"{ended.killed}, and the others were ended; run it again: it goes on from the last "
+            "saved state"
+        )
+    *before, line = ended.stderr.split("error: ")
+    if ended.status in (1, 2) and before and line.count("\n") == 1:
+        failure = TrainingError(line.strip())
+        failure.exit_code = ended.status
+        raise failure
+    if ended.status:
+        sys.stderr.write(ended.stderr)
+        raise typer.Exit(130 if ended.status > 128 else ended.status)
 
 
 def _loaded_code() -> dict[str, str]:
@@ -190,29 +273,48 @@ def _stop_on_signals() -> list[int]:
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, handle)
-    if "DVC_STAGE" in os.environ and sys.platform == "linux":
-        # a killed dvc would leave this process training beside the next one
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() == 1:
-            came.append(signal.SIGTERM)
+    if _end_with_parent():
+        came.append(signal.SIGTERM)
     return came
+
+
+def _end_with_parent() -> bool:
+    """Get SIGTERM when dvc or torchrun is killed, which alone leaves this process training beside
+    the next one; returns whether it has been."""
+    from pipeline.training.launch import under_torchrun
+
+    if sys.platform != "linux" or not ("DVC_STAGE" in os.environ or under_torchrun()):
+        return False
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    # in a container dvc may be process 1 itself; a worker whose torchrun is gone cannot join
+    return os.getppid() == 1 and not under_torchrun() and b"dvc" not in _first_command()
+
+
+def _first_command() -> bytes:
+    """The command of process 1, which takes over the children of a killed one."""
+    try:
+        return Path("/proc/1/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 class _Show:
     """Live progress in a terminal, a line now and then elsewhere, and the log with times."""
 
-    def __init__(self, max_steps: int) -> None:
-        self.console = Console()
+    def __init__(self, max_steps: int, quiet: bool) -> None:
+        self.console = Console(quiet=quiet)
+        self.quiet = quiet
         self.max_steps = max_steps
         self.started = self.shown = time.monotonic()
         self.first_step = -1
-        LOG.parent.mkdir(parents=True, exist_ok=True)
         self.log = logging.getLogger("pipeline.train")
-        self.log.setLevel(logging.INFO)
+        self.log.setLevel(logging.CRITICAL if quiet else logging.INFO)
         self.log.propagate = False
-        handler = logging.FileHandler(LOG, mode="w", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        self.log.addHandler(handler)
+        if not quiet:
+            LOG.parent.mkdir(parents=True, exist_ok=True)
+            handler = logging.FileHandler(LOG, mode="w", encoding="utf-8")
+            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            self.log.addHandler(handler)
         self.progress = Progress(
             TextColumn("step {task.completed}/{task.total}"),
             BarColumn(),
@@ -220,7 +322,7 @@ class _Show:
             TimeRemainingColumn(),
             console=self.console,
             refresh_per_second=2,
-            disable=not self.console.is_terminal,
+            disable=quiet or not self.console.is_terminal,
         )
         self.task = self.progress.add_task("", total=max_steps)
 
@@ -235,6 +337,8 @@ class _Show:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def step(self, trainer: "Trainer") -> None:
+        if self.quiet:
+            return
         now = time.monotonic()
         if self.first_step < 0:  # the first step compiles and allocates: not counted
             self.first_step, self.started = trainer.step, now

@@ -21,6 +21,7 @@ TARGETS = {
     "test-all",
     "lint",
     "demo",
+    "remote",
     "clean",
 }
 PYTHON = """#!/bin/sh

@@ -36,7 +36,7 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     shape = params.model.model_dump(exclude={"size"})
     model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **shape))
     model.initialise(seed_for(train.seed, "initialise"))
-    sequences = train.micro_batch_size * train.grad_accum_steps
+    sequences = train.sequences
     batches = Batches(
         load_split(data, "train").tokens,
         params.model.block_size,

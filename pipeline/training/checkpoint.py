@@ -17,6 +17,7 @@ from pipeline.errors import CheckpointError
 from pipeline.model.gpt import GPT
 from pipeline.model.pretrained import build_model
 from pipeline.model.tensor_file import plain_copy, read_tensors
+from pipeline.training.sharding import whole
 
 KEYS = ("config", "model_state_dict", "step", "tokenizer")
 
@@ -80,7 +81,9 @@ def optimizer_tensors(
             if parameter in optimizer.state:
                 state = optimizer.state[parameter]
                 # interned, as pickle writes one string object twice in another way than two
-                states[name] = plain_copy({sys.intern(key): state[key] for key in sorted(state)})
+                states[name] = plain_copy(
+                    {sys.intern(key): whole(state[key]) for key in sorted(state)}
+                )
     return states
 
 

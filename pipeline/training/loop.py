@@ -3,6 +3,9 @@
 AMP, gradient accumulation, clipping, warmup and decay. Everything random is a function of the
 step, everything that decides the result is in the state, so a run stopped anywhere and resumed
 ends in the same bytes. Losses stay on the device until a row, a look at val or a save needs them.
+
+Of several processes each computes its share of every step's sequences; all take the same course,
+rank 0 alone writes.
 """
 
 import math
@@ -27,12 +30,22 @@ from pipeline.training.checkpoint import (
     load_optimizer_tensors,
     optimizer_tensors,
 )
+from pipeline.training.division import divide, share_of
 from pipeline.training.history import History, Row
 from pipeline.training.optimizer import build_optimizers, set_lr
+from pipeline.training.parallel import (
+    gathered,
+    load_shards,
+    parallelise,
+    recompute_blocks,
+    save_shards,
+)
+from pipeline.training.ranks import ALONE, Ranks
 from pipeline.training.resume import ResumeState
 from pipeline.training.runtime import Runtime
 from pipeline.training.samples import format_samples
 from pipeline.training.schedule import lr_at
+from pipeline.training.sharding import whole
 
 MUON_MOMENTUM = 0.95
 
@@ -66,6 +79,7 @@ class Trainer:
     params: TrainParams
     runtime: Runtime
     tokenizer: dict[str, Any]
+    ranks: Ranks = ALONE
     step: int = 0
     best_loss: float | None = None  # val
     best_step: int = 0
@@ -80,6 +94,12 @@ class Trainer:
     def __post_init__(self) -> None:
         params, runtime = self.params, self.runtime
         self.model.set_attention(runtime.attention)
+        if params.activation_checkpointing:
+            recompute_blocks(self.model)
+        self.share = share_of(self.batches.sequences_per_step, self.ranks.size)
+        self.micro_batch_size = divide(self.share, params.micro_batch)
+        self.sharded = params.parallel == "fsdp"
+        self.forward, self._synced = parallelise(self.model, params.parallel, runtime, self.ranks)
         self.optimizers = build_optimizers(
             self.model,
             optimizer=params.optimizer,
@@ -91,9 +111,6 @@ class Trainer:
             muon_dtype=torch.bfloat16 if runtime.precision != "fp32" else torch.float32,
         )
         self.scaler = torch.amp.GradScaler(runtime.device, enabled=runtime.precision == "fp16")
-        self.forward: Callable[..., Any] = (
-            torch.compile(self.model) if runtime.compile else self.model
-        )
         self.tokens_per_step = self.batches.sequences_per_step * self.batches.block_size
         self.lr = 0.0
         self.val_loss: float | None = None
@@ -116,10 +133,11 @@ class Trainer:
         )
         set_lr(self.optimizers, self.lr)
         total = torch.zeros((), device=device)
-        count = params.micro_batch_size
+        count, rank = self.micro_batch_size, self.ranks.rank
         targets = self.batches.targets(self.step, 0, self.batches.sequences_per_step)
-        for micro_step in range(params.grad_accum_steps):
-            first = micro_step * count
+        micro_steps = self.share // count
+        for micro_step in range(micro_steps):
+            first = rank * self.share + micro_step * count
             x, y = self.batches.sequences(self.step, first, count)
             if device == "cuda":
                 x = x.pin_memory().to(device, non_blocking=True)
@@ -127,16 +145,19 @@ class Trainer:
             else:
                 x, y = x.to(device), y.to(device)
             if self.model.config.dropout:
-                torch.manual_seed(seed_for(params.seed, "dropout", self.step, micro_step))
-            with self.runtime.autocast():
-                _, loss = self.forward(x, y)
-            loss = loss / (targets / self.batches.targets(self.step, first, count))
-            self.scaler.scale(loss).backward()
+                torch.manual_seed(seed_for(params.seed, "dropout", self.step, micro_step, rank))
+            with self._synced(micro_step == micro_steps - 1):
+                with self.runtime.autocast():
+                    _, loss = self.forward(x, y)
+                # its share of the step's mean, times the processes: they average gradients
+                here = self.batches.targets(self.step, first, count) * self.ranks.size
+                loss = loss / (targets / here)
+                self.scaler.scale(loss).backward()
             total += loss.detach()
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
-        self._grad_norm = nn.utils.clip_grad_norm_(
-            self.model.parameters(), params.grad_clip or math.inf
+        self._grad_norm = whole(
+            nn.utils.clip_grad_norm_(self.model.parameters(), params.grad_clip or math.inf)
         )
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
@@ -147,11 +168,13 @@ class Trainer:
     def read_back(self) -> float:
         """Bring the losses of all steps so far to the history; returns the last step's.
 
-        Raises TrainingError naming the first step whose loss is not finite.
+        Every process must call it. Raises TrainingError naming the first step whose loss is not
+        finite.
         """
         if self._pending:
             first = len(self.history.losses) + 1
-            for step, loss in enumerate(torch.stack(self._pending).tolist(), first):
+            losses = self.ranks.sum(torch.stack(self._pending)) / self.ranks.size
+            for step, loss in enumerate(losses.tolist(), first):
                 if not math.isfinite(loss):
                     raise TrainingError(
                         f"training loss is {loss} at step {step}; the best checkpoint before it "
@@ -169,10 +192,14 @@ class Trainer:
         grad_norm = float(self._grad_norm)
         self.history.rows.append(Row(self.step, tokens, self.lr, loss, grad_norm, self.val_loss))
 
+    def plain_model(self) -> GPT:
+        """The model with all its weights; of a sharded one every process must ask for it."""
+        return gathered(self.model) if self.sharded else self.model
+
     def checkpoint(self, with_optimizer: bool = False) -> dict[str, Any]:
-        """The dict of a checkpoint file."""
+        """The dict of a checkpoint file; of a sharded model every process must ask for it."""
         payload = checkpoint_payload(
-            self.model,
+            self.plain_model(),
             step=self.step,
             loss=self.read_back(),
             best_loss=self.best_loss,
@@ -185,11 +212,10 @@ class Trainer:
         return payload
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed run needs."""
-        self.read_back()
-        return {
-            "model": plain_copy(self.model.state_dict()),
-            "optimizers": optimizer_tensors(self.model, self.optimizers),
+        """All that a resumed run needs, but the shards of a sharded model."""
+        state = {
+            "processes": self.ranks.size,
+            "micro_batch_size": self.micro_batch_size,
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "best_loss": self.best_loss,
@@ -202,11 +228,20 @@ class Trainer:
             "history": self.history.to_dict(),
             "lr": self.lr,
         }
+        if not self.sharded:
+            state["model"] = plain_copy(self.model.state_dict())
+            state["optimizers"] = optimizer_tensors(self.model, self.optimizers)
+        return state
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what state() gave."""
-        self.model.load_state_dict(state["model"])
-        load_optimizer_tensors(self.model, self.optimizers, state["optimizers"])
+    def load_state(self, state: dict[str, Any], shards: Path) -> None:
+        """Go on from what state() and, for a sharded model, save_shards gave."""
+        if self.sharded:
+            load_shards(shards, self.model, self.optimizers)
+        else:
+            self.model.load_state_dict(state["model"])
+            load_optimizer_tensors(self.model, self.optimizers, state["optimizers"])
+        if state["processes"] == self.ranks.size:  # with `auto` another might fit today
+            self.micro_batch_size = state["micro_batch_size"]
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.history = History.from_dict(state["history"])
@@ -236,9 +271,10 @@ def fit(
     save_interval: seconds between saves of the resume state. Raises Interrupted after a requested
     stop, TrainingError for a loss that is not finite.
     """
-    params = trainer.params
-    trainer.history.write_csv(outputs.train_csv)
-    write_text(outputs.samples_txt, format_samples(trainer.samples))
+    params, ranks = trainer.params, trainer.ranks
+    if ranks.first:
+        trainer.history.write_csv(outputs.train_csv)
+        write_text(outputs.samples_txt, format_samples(trainer.samples))
     saved = time.monotonic()
     if trainer.pretrained and trainer.step == 0:
         _look_at_val(trainer, hooks, outputs)
@@ -258,41 +294,67 @@ def fit(
             trainer.stopped = trainer.stopped or "patience"
         if logged or trainer.val_loss is not None:
             trainer.add_row()
-            trainer.history.append_csv(outputs.train_csv)
+            if ranks.first:
+                trainer.history.append_csv(outputs.train_csv)
         if params.sample_interval and (
             trainer.step % params.sample_interval == 0 or trainer.stopped
         ):
             _take_sample(trainer, hooks, outputs)
         if params.keep_interval and trainer.step % params.keep_interval == 0:
             name = f"step-{trainer.step}.pt"
-            save_tensors(outputs.checkpoints / name, trainer.checkpoint())
+            _save_checkpoint(trainer, outputs.checkpoints / name)
             trainer.kept.append(name)
         hooks.on_step(trainer)
-        stop = hooks.stop_requested()
-        if stop or time.monotonic() - saved >= save_interval:
-            names = [*trainer.kept, *(["best.pt"] if trainer.best_loss is not None else [])]
-            resume.save(trainer.step, trainer.state(), [outputs.checkpoints / n for n in names])
+        due = time.monotonic() - saved >= save_interval
+        stop, due = ranks.any(hooks.stop_requested(), due)
+        if stop or due:
+            _save_state(trainer, outputs, resume)
             saved = time.monotonic()
             if stop:
                 raise Interrupted
-    save_tensors(outputs.checkpoints / "last.pt", trainer.checkpoint(with_optimizer=True))
+    _save_checkpoint(trainer, outputs.checkpoints / "last.pt", with_optimizer=True)
+    ranks.wait()
+
+
+def _save_checkpoint(trainer: Trainer, path: Path, with_optimizer: bool = False) -> None:
+    trainer.read_back()
+    if trainer.sharded or trainer.ranks.first:
+        payload = trainer.checkpoint(with_optimizer)
+        if trainer.ranks.first:
+            save_tensors(path, payload)
+
+
+def _save_state(trainer: Trainer, outputs: Outputs, resume: ResumeState) -> None:
+    trainer.read_back()
+    if trainer.sharded:
+        if trainer.ranks.first:
+            resume.clear_shards(trainer.step)
+        trainer.ranks.wait()
+        save_shards(resume.shards(trainer.step), trainer.model, trainer.optimizers)
+    if trainer.ranks.first:
+        names = [*trainer.kept, *(["best.pt"] if trainer.best_loss is not None else [])]
+        resume.save(trainer.step, trainer.state(), [outputs.checkpoints / n for n in names])
+    trainer.ranks.wait()
 
 
 def _look_at_val(trainer: Trainer, hooks: Hooks, outputs: Outputs) -> None:
     trainer.read_back()
     trainer.model.eval()
-    trainer.val_loss = hooks.validate(trainer.model)
+    # every process looks: a sharded model needs them all, and copies would only wait
+    trainer.val_loss = trainer.ranks.from_first(hooks.validate(trainer.model))
     trainer.looks_without_better += 1
     if trainer.best_loss is None or trainer.val_loss < trainer.best_loss:
         trainer.best_loss, trainer.best_step = trainer.val_loss, trainer.step
         trainer.looks_without_better = 0
-        save_tensors(outputs.checkpoints / "best.pt", trainer.checkpoint())
+        _save_checkpoint(trainer, outputs.checkpoints / "best.pt")
     hooks.on_event(f"step {trainer.step}: val loss {trainer.val_loss:.4f}")
 
 
 def _take_sample(trainer: Trainer, hooks: Hooks, outputs: Outputs) -> None:
-    trainer.model.eval()
-    sample = {"step": trainer.step, "text": hooks.sample(trainer.model, trainer.step)}
+    model = trainer.plain_model().eval()
+    if not trainer.ranks.first:
+        return
+    sample = {"step": trainer.step, "text": hooks.sample(model, trainer.step)}
     trainer.samples.append(sample)
     with outputs.samples_txt.open("a", encoding="utf-8", newline="") as file:
         file.write(format_samples([sample]))

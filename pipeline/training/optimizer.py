@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from pipeline.training.sharding import sharded_as, whole
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024
 NEWTON_SCHULZ_STEPS = 5
 
@@ -34,7 +36,8 @@ class Muon(torch.optim.Optimizer):
 
     (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.) A weight that stacks
     several matrices on its rows, as c_attn does with q, k and v, is given as (weight, count) and
-    each is orthogonalised by itself. dtype: what the iteration is computed in.
+    each is orthogonalised by itself. dtype: what the iteration is computed in. Of matrices that
+    FSDP has sharded every process computes the whole update and keeps its part.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class Muon(torch.optim.Optimizer):
                 assert parameter.grad is not None
                 buffer = self.state[parameter]["momentum_buffer"]
                 buffer.lerp_(parameter.grad, 1 - self.momentum)
-                nesterov = parameter.grad.lerp(buffer, self.momentum)
+                nesterov = whole(parameter.grad.lerp(buffer, self.momentum))
                 updates.append(nesterov.view(count, rows, cols))
             scale = lr * math.sqrt(max(1, rows / cols))
             orthogonal = orthogonalise(torch.cat(updates), self.dtype)
@@ -73,7 +76,8 @@ class Muon(torch.optim.Optimizer):
                 parameters, torch.split(orthogonal, counts), strict=True
             ):
                 parameter.mul_(1 - lr * weight_decay)
-                parameter.add_(update.reshape(parameter.shape), alpha=-scale)
+                update = sharded_as(update.reshape(parameter.shape), parameter)
+                parameter.add_(update, alpha=-scale)
 
 
 def build_optimizers(

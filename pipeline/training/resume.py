@@ -5,6 +5,9 @@ so a changed one never meets a stale state. A state is one file state-STEP.pt an
 it, state-STEP.json with its sha256 and those of the checkpoints it counts on; only a state whose
 hashes agree is used. The newest two are kept. DVC deletes a stage's outputs before it runs, so
 best.pt and the kept checkpoints lie here too, until the stage has succeeded.
+
+The weights and optimizer state of a sharded model lie beside it, in a folder state-STEP.shards
+that torch.distributed.checkpoint wrote: readable by any number of processes.
 """
 
 import json
@@ -28,10 +31,12 @@ def state_root() -> Path:
 
 
 class ResumeState:
-    """One run's folder of states, held by one process at a time."""
+    """One run's folder of states, held by one process at a time: of several by the first."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, first: bool = True) -> None:
         self.folder = state_root() / key
+        if not first:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = filelock.FileLock(self.folder / "lock")
         try:
@@ -48,8 +53,18 @@ class ResumeState:
         save_tensors(path, payload)
         record = {"state": path.name, "sha256": sha256_file(path), "files": {}}
         record["files"] = {file.name: sha256_file(self._keep(file)) for file in files}
+        shards = sorted(self.shards(step).glob("*"))
+        record["shards"] = {file.name: sha256_file(file) for file in shards}
         write_json(path.with_suffix(".json"), record)
         self._prune()
+
+    def shards(self, step: int) -> Path:
+        """The folder of a step's shards."""
+        return self.folder / f"state-{step:09d}.shards"
+
+    def clear_shards(self, step: int) -> None:
+        """Make room for a save; what one that did not end has left goes."""
+        shutil.rmtree(self.shards(step), ignore_errors=True)
 
     def _keep(self, file: Path) -> Path:
         # named by content: a later best.pt must not replace the one an older state counts on
@@ -67,10 +82,14 @@ class ResumeState:
         wanted = {"lock"}
         for record in self._records()[:KEPT_STATES]:
             values = json.loads(record.read_text(encoding="utf-8"))
-            wanted |= {record.name, values["state"]}
+            wanted |= {record.name, values["state"], f"{record.stem}.shards"}
             wanted |= {f"{sha256}.pt" for sha256 in values["files"].values()}
         for path in self.folder.iterdir():
-            if path.name not in wanted:
+            if path.name in wanted:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
                 path.unlink()
 
     def load(self, outputs: Path) -> tuple[dict[str, Any] | None, list[str]]:
@@ -86,6 +105,8 @@ class ResumeState:
                 self._check(path, values["sha256"])
                 for sha256 in values["files"].values():
                     self._check(self.folder / f"{sha256}.pt", sha256)
+                for name, sha256 in values["shards"].items():
+                    self._check(path.with_suffix(".shards") / name, sha256)
                 payload = read_tensors(path)
             except (CheckpointError, OSError, ValueError, KeyError, TypeError) as error:
                 damaged.append(f"{record.with_suffix('').name}: damaged, not used: {error}")
@@ -95,6 +116,13 @@ class ResumeState:
                 shutil.copyfile(self.folder / f"{sha256}.pt", outputs / name)
             return payload, damaged
         return None, damaged
+
+    def read(self, step: int) -> dict[str, Any]:
+        """The state that the first process has loaded and checked, for another one.
+
+        Raises CheckpointError where this machine does not see the folder.
+        """
+        return read_tensors(self.folder / f"state-{step:09d}.pt")
 
     @staticmethod
     def _check(path: Path, sha256: str) -> None:

@@ -1,0 +1,69 @@
+"""Text to ids on many machines, by a Dask cluster; see encoding.py for the work itself.
+
+This process reads, cuts and writes as it does alone, and the cluster's workers encode the same
+jobs, which come back in their order: the bytes are those of one machine. Only so many jobs are
+under way. The workers need this project installed at the same versions, and no access to the text.
+"""
+
+import socket
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from distributed import Client, Future, Worker, WorkerPlugin, get_worker
+
+from pipeline.corpus.encoding import JOBS_PER_WORKER, Encoded, Job, encode_job
+from pipeline.corpus.tokenizers import Tokenizer, from_json
+from pipeline.errors import CorpusError
+
+CONNECT_SECONDS = 30
+
+
+class Encoder(WorkerPlugin):  # type: ignore[misc]
+    """The tokenizer on a worker, made once, also on one that joins later."""
+
+    name = "encoder"
+
+    def __init__(self, definition: dict[str, Any], end_documents: bool) -> None:
+        self.definition, self.end_documents = definition, end_documents
+
+    def setup(self, worker: Worker) -> None:
+        self.tokenizer = from_json(self.definition)
+
+
+def encoded_by_cluster(
+    tokenizer: Tokenizer, work: Iterable[Job], end_documents: bool, scheduler: str
+) -> Iterator[Encoded]:
+    """Every job's result, in the jobs' order; raises CorpusError where no cluster answers."""
+    host, _, port = scheduler.rpartition("//")[2].rpartition(":")
+    try:  # a client that finds nothing waits long and leaves its threads behind
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise CorpusError(
+            f"log.scheduler: found {scheduler}, where no Dask scheduler answers ({error}); "
+            "allowed: its address, or null"
+        ) from None
+    pending: deque[Future] = deque()
+    with Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False) as client:
+        try:
+            client.register_plugin(Encoder(tokenizer.to_json(), end_documents))
+            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+        except Exception as error:  # whatever a worker raises comes as a plain Exception
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise CorpusError(
+                f"log.scheduler: {scheduler} has no worker that can start ({reason}); allowed: "
+                "workers with this project installed at the same versions"
+            ) from None
+        for job in work:
+            # not pure: equal jobs are different ones
+            pending.append(client.submit(encode_on_worker, job, pure=False))
+            if len(pending) >= JOBS_PER_WORKER * max(1, sum(client.ncores().values())):
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def encode_on_worker(job: Job) -> Encoded:
+    """A job on the worker that this runs on."""
+    plugin = get_worker().plugins[Encoder.name]
+    return encode_job(plugin.tokenizer, job, plugin.end_documents)

@@ -1,0 +1,110 @@
+"""plan: what a training takes, for each size of GPT-2 and for params.yaml's own model."""
+
+import json
+from enum import Enum
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.errors import ParamsError
+from pipeline.params import SIZES, ModelParams, load_params
+from pipeline.training.division import divide, share_of
+from pipeline.training.memory import Setting, count_parameters, peak_memory, step_seconds
+
+TOKENIZER = Path("data/tokens/tokenizer.json")
+GPT2_VOCAB, GPT2_CONTEXT = 50257, 1024
+
+
+class Device(str, Enum):
+    cpu = "cpu"
+    rtx4090 = "rtx4090"
+    a100 = "a100"
+    h100 = "h100"
+    h200 = "h200"
+
+
+# memory in GB, and TFLOP/s that training reaches in bf16: 40% of the data sheets' dense peaks
+DEVICES = {
+    Device.cpu: (16.0, 0.1),
+    Device.rtx4090: (24.0, 66.0),
+    Device.a100: (80.0, 125.0),
+    Device.h100: (80.0, 396.0),
+    Device.h200: (141.0, 396.0),
+}
+
+
+def plan(
+    device: Device = typer.Option(Device.h100, help="What each process computes on."),
+    nproc: list[int] = typer.Option([1, 8], help="Numbers of processes; give it several times."),
+    tokens: float = typer.Option(0, help="Of the whole training; 0: params.yaml's max_steps."),
+    memory: float = typer.Option(0, help="GB of each process; 0: the device's."),
+    tflops: float = typer.Option(0, help="TFLOP/s that a process reaches; 0: the device's."),
+) -> None:
+    """Estimate memory and time of each model size on so many devices, before paying for them.
+
+    GPT-2's sizes have its vocabulary and 1,024 tokens of context; micro_batch_size,
+    grad_accum_steps, optimizer and activation_checkpointing are those of params.yaml. Time is of
+    computation alone: what processes send each other comes on top.
+
+    Example: python -m pipeline plan --device a100 --nproc 1 --nproc 8
+    """
+    params = load_params()
+    train = params.train
+    if min(nproc) < 1:
+        raise ParamsError(f"--nproc: found {min(nproc)}; allowed: 1 or more")
+    most, reached = DEVICES[device]
+    most, reached = memory or most, tflops or reached
+    micro_batch = 8 if train.micro_batch_size == "auto" else train.micro_batch
+    precision = "fp32" if train.precision == "fp32" else "bf16"
+    own_vocab = params.prepare.vocab_size
+    if TOKENIZER.is_file():
+        own_vocab = json.loads(TOKENIZER.read_text(encoding="utf-8"))["vocab_size"]
+    models = {"params.yaml": (params.model, own_vocab)}
+    for name in SIZES:
+        shape = dict(zip(("n_layer", "n_head", "n_embd"), SIZES[name], strict=True))
+        gpt2 = {"architecture": "gpt2", "size": name, "block_size": GPT2_CONTEXT, "bias": True}
+        values = {**params.model.model_dump(), **shape, **gpt2}
+        models[name] = ModelParams.model_validate(values), GPT2_VOCAB
+    table = Table(
+        title=f"{device.value}, {most:g} GB, {reached:g} TFLOP/s a process; {precision}, "
+        f"{train.optimizer}, {train.sequences} sequences a step"
+        + (", blocks recomputed" if train.activation_checkpointing else "")
+    )
+    for heading in ("model", "processes", "parallel", "parameters", "GB each", "fits"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for heading in ("ms a step", "tokens/s", "hours"):
+        table.add_column(heading, justify="right")
+    for name, (model, vocab_size) in models.items():
+        everything, _ = count_parameters(model, vocab_size)
+        for processes in nproc:
+            for parallel in ("none",) if processes == 1 else ("ddp", "fsdp"):
+                share = share_of(train.sequences, processes)
+                size = divide(share, micro_batch)
+                setting = Setting(
+                    size,
+                    share // size,
+                    processes,
+                    parallel,
+                    train.optimizer,
+                    precision,
+                    train.activation_checkpointing,
+                    "cpu" if device is Device.cpu else "cuda",
+                )
+                needed = peak_memory(model, vocab_size, setting) / 1e9
+                seconds = step_seconds(model, vocab_size, setting, reached)
+                per_step = share * processes * model.block_size
+                steps = tokens / per_step if tokens else train.max_steps
+                table.add_row(
+                    name,
+                    str(processes),
+                    parallel,
+                    f"{everything / 1e6:,.1f} M",
+                    f"{needed:,.1f}",
+                    "yes" if needed <= most else "no",
+                    f"{1000 * seconds:,.1f}",
+                    f"{per_step / seconds:,.0f}",
+                    f"{steps * seconds / 3600:,.2f}",
+                )
+    Console().print(table)

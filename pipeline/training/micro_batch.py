@@ -1,0 +1,70 @@
+"""train.micro_batch_size: auto, the largest micro-batch that the memory takes."""
+
+from collections.abc import Callable
+
+import torch
+
+from pipeline.errors import TrainingError
+from pipeline.model.gpt import GPT
+from pipeline.training.division import divide, divisors
+from pipeline.training.ranks import Ranks
+from pipeline.training.runtime import Runtime
+
+AUTO_ON_CPU = 8  # sequences; larger ones are no faster there
+
+
+def largest_that_fits(share: int, fits: Callable[[int], bool]) -> int:
+    """The largest divisor of the share for which `fits` is true, by bisection; 0 for none.
+
+    fits: whether a micro-batch of that size can be computed; once false, false for larger ones.
+    """
+    sizes = divisors(share)
+    low, high = 0, len(sizes)  # sizes[:low] fit, sizes[high:] do not
+    while low < high:
+        middle = (low + high) // 2
+        if fits(sizes[middle]):
+            low = middle + 1
+        else:
+            high = middle
+    return sizes[low - 1] if low else 0
+
+
+def find_micro_batch(model: GPT, runtime: Runtime, share: int, ranks: Ranks) -> int:
+    """The micro-batch for `auto`: on a GPU the largest that fits on each of them.
+
+    Tried by a forward and a backward pass of the model as it is, attention kernel and recomputed
+    blocks included, beside memory for the optimizer's state. Raises TrainingError where not even
+    one sequence fits.
+    """
+    if runtime.device != "cuda":
+        return divide(share, AUTO_ON_CPU)
+
+    def fits(size: int) -> bool:
+        return not ranks.any(not can_compute(model, runtime, size))[0]
+
+    found = largest_that_fits(share, fits)
+    if not found:
+        raise TrainingError(
+            "train.micro_batch_size: found auto, but one sequence does not fit on the GPU; lower "
+            "model.block_size, model.n_layer or model.n_embd"
+        )
+    return found
+
+
+def can_compute(model: GPT, runtime: Runtime, size: int) -> bool:
+    """Whether the memory suffices for a step of one micro-batch of `size` sequences."""
+    state: list[torch.Tensor] = []
+    try:
+        state += [torch.empty_like(p) for p in model.parameters() for _ in range(2)]  # as AdamW's
+        ids = torch.zeros(size, model.config.block_size, dtype=torch.int64, device=runtime.device)
+        with runtime.autocast():
+            _, loss = model(ids, ids)
+        assert loss is not None
+        loss.backward()
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        state.clear()
+        model.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+    return True

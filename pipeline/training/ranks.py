@@ -1,0 +1,103 @@
+"""The processes of a run: which one this is, and the little that they tell each other.
+
+torchrun says it in the environment (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE); a run of one
+process says nothing and needs no process group. What decides the course of a run goes over gloo,
+on the CPU, so that a GPU is not waited for.
+"""
+
+import ctypes
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+from pipeline.errors import DeviceError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PATIENCE = timedelta(minutes=30)  # the others wait so long while rank 0 writes or samples
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `size`; rank 0 alone writes and prints."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0  # on this machine
+    local_size: int = 1
+
+    @classmethod
+    def from_environment(cls) -> "Ranks":
+        """As torchrun started this process; one of one where it did not."""
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        return cls(*(int(os.environ.get(name, int("SIZE" in name))) for name in names))
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def start(self, device: str, parallel: str) -> None:
+        """Join the others; raises DeviceError where this machine has no device for this process."""
+        import torch
+        from torch import distributed
+
+        if device == "cuda":
+            gpus = torch.cuda.device_count()
+            if self.local_rank >= gpus:
+                raise DeviceError(
+                    f"train.nproc: found {self.local_size} processes on a machine with {gpus} "
+                    f"GPUs; allowed: 1 to {gpus}"
+                )
+            torch.cuda.set_device(self.local_rank)
+        elif device == "mps" and self.size > 1:
+            raise DeviceError(f"train.nproc: found {self.size} processes on mps; allowed: 1")
+        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+        if self.size > 1:
+            distributed.init_process_group(backend, timeout=PATIENCE)
+        elif parallel == "fsdp":  # it needs a group also for one
+            store = distributed.HashStore()  # type: ignore[attr-defined]
+            distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        if distributed.is_initialized():
+            # never taken apart: gloo's destructor holds Python's lock and waits for a thread that
+            # waits for that lock, so that a process that has done its work would not end
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(distributed.group.WORLD))
+
+    def any(self, *flags: bool) -> list[bool]:
+        """For each flag, whether any process has it set; all processes wait for each other."""
+        if self.size == 1:
+            return list(flags)
+        import torch
+        from torch import distributed
+
+        tensor = torch.tensor(flags, dtype=torch.int32)
+        distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
+        return [bool(flag) for flag in tensor.tolist()]
+
+    def wait(self) -> None:
+        """Go on when all have come here."""
+        self.any(False)
+
+    def from_first(self, value: T) -> T:
+        """Rank 0's value."""
+        if self.size == 1:
+            return value
+        import torch
+        from torch import distributed
+
+        values = [value]
+        distributed.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+        return values[0]
+
+    def sum(self, tensor: "Tensor") -> "Tensor":
+        """The sum over all processes, in place."""
+        if self.size > 1:
+            from torch import distributed
+
+            distributed.all_reduce(tensor)
+        return tensor
+
+
+ALONE = Ranks()

@@ -1,0 +1,78 @@
+"""A Dask cluster of two worker processes writes the bytes that one machine writes.
+
+A real scheduler and real workers, started as a user starts them, on free ports of this machine.
+"""
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_project import environment, make_project, run, set_params, words
+
+pytest.importorskip("distributed", reason="distributed is missing: make test-all")
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path) -> Iterator[str]:
+    """The address of a scheduler with two workers."""
+    options = {"cwd": tmp_path, "env": environment(PYTHONPATH=str(Path(__file__).parent.parent))}
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
+    processes = [
+        subprocess.Popen(
+            [*dask, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"],
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+    ]
+    assert processes[0].stderr is not None
+    address = next(line.split()[-1] for line in processes[0].stderr if "Scheduler at:" in line)
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-dashboard"]
+    for _ in range(2):
+        processes.append(
+            subprocess.Popen(
+                [*worker, "--nthreads", "1", "--no-nanny"], stderr=subprocess.DEVNULL, **options
+            )
+        )
+    yield address
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.wait()
+    processes[0].stderr.close()
+
+
+def digests(project: Path) -> dict[str, str]:
+    files = sorted((project / "data/tokens").iterdir())
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split_by", ["stream", "document"])
+def test_a_cluster_of_two_workers_writes_the_bytes_of_one_machine(
+    tmp_path: Path, scheduler: str, split_by: str
+) -> None:
+    project = make_project(tmp_path / "p", prepare__tokenizer="bpe", prepare__split_by=split_by)
+    for number in range(40):
+        text = words(20_000, seed=number)
+        (project / f"data/own/{number}.txt").write_text(text, encoding="utf-8")
+    run(project, "dvc", "repro", "-q", "prepare")
+    alone = digests(project)
+    assert len(alone) == 6
+    set_params(project, log__scheduler=scheduler)
+    by_cluster = run(project, "python", "-m", "pipeline", "prepare")
+    assert scheduler in by_cluster.stdout
+    assert digests(project) == alone
+
+
+@pytest.mark.slow
+def test_no_scheduler_there_is_one_line(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p", log__scheduler="tcp://127.0.0.1:1")
+    run(project, "dvc", "repro", "-q", "fetch")
+    refused = run(project, "python", "-m", "pipeline", "prepare", check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: log.scheduler: found tcp://127.0.0.1:1, where")
+    assert refused.stderr.count("\n") == 1

@@ -1,0 +1,104 @@
+"""The plan counts what the model has, and its memory is what a real run needs, within 15%."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_project import environment
+
+from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.params import SIZES, ModelParams, load_params
+from pipeline.training.memory import Setting, count_parameters, flops_per_token, peak_memory
+
+ROOT = Path(__file__).parent.parent
+SHIPPED = load_params(ROOT / "params.yaml").model.model_dump()
+TOLERANCE = 0.15
+
+
+def model_of(**changes: object) -> ModelParams:
+    return ModelParams.model_validate({**SHIPPED, **changes})
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "modern"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("size", ["custom", *SIZES])
+def test_parameters_and_flops_are_the_models_own(architecture: str, bias: bool, size: str) -> None:
+    shape = model_of(architecture=architecture, bias=bias, size=size, n_head=2)
+    if architecture == "modern" and (shape.n_embd // shape.n_head) % 2:
+        pytest.skip("no such model")
+    with torch.device("meta"):
+        model = GPT(GPTConfig(vocab_size=50257, **shape.model_dump(exclude={"size"})))
+    everything, hidden = count_parameters(shape, 50257)
+    assert everything == model.count_parameters()
+    matrices = [p for n, p in model.named_parameters() if n.startswith("h.") and p.dim() == 2]
+    assert hidden == sum(matrix.numel() for matrix in matrices)
+    assert flops_per_token(shape, 50257) == model.flops_per_token()
+
+
+def needed(**changes: object) -> float:
+    setting = Setting(8, 1, 8, "ddp", "adamw", "bf16", False, "cuda")
+    model = model_of(architecture="gpt2", size="gpt2-xl", block_size=1024, bias=True)
+    return peak_memory(model, 50257, Setting(**{**setting.__dict__, **changes}))
+
+
+def test_shards_recomputing_and_smaller_micro_batches_need_less() -> None:
+    assert needed(parallel="fsdp") < needed()
+    assert needed(parallel="fsdp", processes=16) < needed(parallel="fsdp")
+    assert needed(parallel="fsdp", micro_steps=2) > needed(parallel="fsdp")
+    assert needed(activation_checkpointing=True) < needed()
+    assert needed(micro_batch_size=4) < needed()
+    assert needed(precision="fp32") > needed()
+
+
+def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", "plan", *arguments], cwd=ROOT,
+        env=environment(COLUMNS="140"), capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def test_the_command_prints_every_size_and_refuses_an_uneven_division() -> None:
+    table = plan("--device", "a100", "--nproc", "1", "--nproc", "4")
+    assert table.returncode == 0, table.stderr
+    rows = [line for line in table.stdout.splitlines() if " none " in line or "dp " in line]
+    assert len(rows) == 3 * (1 + len(SIZES))
+    for name in ("params.yaml", *SIZES):
+        assert sum(f" {name} " in row for row in rows) == 3
+    refused = plan("--nproc", "3")
+    assert refused.returncode == 2
+    assert refused.stderr.endswith("allowed: 1, 2, 4, 8\n")
+
+
+MEASURED = [
+    ("gpt2", 8, 256, "adamw", "fp32", False),
+    ("gpt2", 2, 256, "muon", "fp32", False),
+    ("gpt2", 8, 256, "adamw", "bf16", False),
+    ("gpt2", 8, 256, "adamw", "fp32", True),
+    ("gpt2", 1, 1024, "adamw", "fp32", False),
+    ("gpt2-medium", 2, 256, "adamw", "fp32", False),
+    ("gpt2-large", 1, 256, "adamw", "fp32", False),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "sequences", "block_size", "optimizer", "precision", "recomputed"), MEASURED
+)
+def test_peak_memory_is_what_a_run_needs_within_15_percent(
+    size: str, sequences: int, block_size: int, optimizer: str, precision: str, recomputed: bool
+) -> None:
+    model = model_of(architecture="gpt2", size=size, block_size=block_size, bias=True)
+    setting = Setting(sequences, 1, 1, "none", optimizer, precision, recomputed, "cpu")
+    estimated = peak_memory(model, 50257, setting)
+    free = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024
+    if free < 1.2 * estimated:
+        pytest.skip(f"{free / 1e9:.1f} GB are free, {estimated / 1e9:.1f} GB are needed")
+    command = [sys.executable, str(Path(__file__).with_name("peak_memory.py"))]
+    arguments = (size, sequences, block_size, optimizer, precision, recomputed)
+    run = subprocess.run(
+        [*command, *map(str, arguments)], env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert abs(estimated / int(run.stdout) - 1) <= TOLERANCE
