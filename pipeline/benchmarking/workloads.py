@@ -85,8 +85,8 @@ SPEED = {
     # nanoGPT's README, "I only have a macbook"
     "char": Speed("char", 4, 4, 128, 64, 12, max_steps=2000, warm_up=50, steps=300),
     # its config/train_shakespeare_char.py with a batch for a CPU
-    "10m": Speed("char", 6, 6, 384, 256, 8, max_steps=5000, warm_up=5, steps=25),
-    "124m": Speed("gpt2", 12, 12, 768, 256, 4, max_steps=5000, warm_up=3, steps=8),
+    "10m": Speed("char", 6, 6, 384, 256, 8, max_steps=5000, warm_up=5, steps=15),
+    "124m": Speed("gpt2", 12, 12, 768, 256, 4, max_steps=5000, warm_up=3, steps=6),
     "124m-1024": Speed("gpt2", 12, 12, 768, 1024, 12, max_steps=5000, warm_up=20, steps=50),
 }
 MACBOOK = {
@@ -106,8 +106,8 @@ MODERN: dict[str, dict[str, Any]] = {
         "grad_accum_steps": 1,
         "batch_order": "random",
         "optimizer": "muon",
-        "lr": 1e-2,
-        "muon_lr_ratio": 3.0,
+        "lr": 2e-2,
+        "muon_lr_ratio": 2.0,
         "min_lr": 0.0,
         "schedule": "wsd",
         "warmup_steps": 10,
@@ -139,8 +139,8 @@ QUALITY = {
         merged(
             MODERN,
             {
-                "model": {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64},
-                "train": {"micro_batch_size": 24, "max_steps": 330},
+                "model": {"n_layer": 2, "n_head": 2, "n_embd": 128, "block_size": 64},
+                "train": {"micro_batch_size": 16, "max_steps": 270},
             },
         ),
         seeds=(1, 2, 3),
@@ -152,8 +152,15 @@ QUALITY = {
         merged(
             MODERN,
             {
-                "model": {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 128},
-                "train": {"micro_batch_size": 16, "max_steps": 3000, "threads": 1},
+                "model": {"n_layer": 4, "n_head": 2, "n_embd": 128, "block_size": 128},
+                "train": {
+                    "micro_batch_size": 16,
+                    "max_steps": 2300,
+                    "muon_lr_ratio": 1.5,
+                    "weight_decay": 0.2,
+                    "compile": "on",
+                    "threads": 1,
+                },
             },
         ),
         seeds=(1,),
