@@ -23,9 +23,9 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     params = with_settings(load_params(), asked["settings"])
     runtimes.prepare_process(params.train)
 
+    from pipeline.benchmarking.peer import numbered
     from pipeline.corpus import tokenizers
     from pipeline.corpus.batches import Batches
-    from pipeline.corpus.token_file import load_split
     from pipeline.evaluation.perplexity import score_split
     from pipeline.model.gpt import GPT, GPTConfig
     from pipeline.randomness import seed_for
@@ -34,11 +34,12 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     data, train = Path(asked["data"]), params.train
     tokenizer = tokenizers.load(data / "tokenizer.json")
     shape = params.model.model_dump(exclude={"size"})
-    model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **shape))
+    ids, vocab_size = numbered(data)
+    model = GPT(GPTConfig(vocab_size=vocab_size, **shape))
     model.initialise(seed_for(train.seed, "initialise"))
     sequences = train.sequences
     batches = Batches(
-        load_split(data, "train").tokens,
+        ids["train"],
         params.model.block_size,
         sequences,
         train.batch_order,
@@ -77,7 +78,7 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     if asked["steps"] is None:
         score = score_split(
             model.eval(),
-            load_split(data, "val").tokens,
+            ids["val"],
             overlap=0.0,
             batch_size=16,
             autocast=runtime.autocast,

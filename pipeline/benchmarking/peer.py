@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.corpus.token_file import load_split, read_meta
 from pipeline.errors import BenchmarkError
@@ -27,6 +28,20 @@ def check_peer(peer: Path) -> None:
         )
 
 
+def numbered(data: Path) -> tuple[dict[str, npt.NDArray[np.integer[Any]]], int]:
+    """The ids of train and val, and how many kinds there are.
+
+    Characters are numbered as nanoGPT's prepare.py does: those that occur, and no others.
+    """
+    streams = {split: load_split(data, split).tokens for split in ("train", "val")}
+    ids = {split: np.asarray(stream[: len(stream)]) for split, stream in streams.items()}
+    tokenizer = read_meta(data)["tokenizer"]
+    if tokenizer["kind"] != "char":
+        return ids, tokenizer["vocab_size"]
+    kinds = np.unique(np.concatenate(list(ids.values())))
+    return {split: np.searchsorted(kinds, values) for split, values in ids.items()}, len(kinds)
+
+
 def lay_out(peer: Path, data: Path, folder: Path) -> None:
     """A working folder with links to nanoGPT's code and our tokens in its format."""
     tokens = folder / "data" / "tokens"
@@ -34,12 +49,9 @@ def lay_out(peer: Path, data: Path, folder: Path) -> None:
     for name in NEEDED:
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to((peer / name).resolve())
-    streams = {split: load_split(data, split).tokens for split in ("train", "val")}
-    ids = {split: np.asarray(stream[: len(stream)]) for split, stream in streams.items()}
-    if read_meta(data)["tokenizer"]["kind"] == "char":  # numbered as nanoGPT's prepare.py does
-        kinds = np.unique(np.concatenate(list(ids.values())))
-        ids = {split: np.searchsorted(kinds, values) for split, values in ids.items()}
-        (tokens / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": len(kinds)}))
+    ids, vocab_size = numbered(data)
+    if read_meta(data)["tokenizer"]["kind"] == "char":
+        (tokens / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": vocab_size}))
     for split, values in ids.items():  # without a meta.pkl it takes GPT-2's vocabulary, padded
         values.astype(np.uint16).tofile(tokens / f"{split}.bin")
 
