@@ -9,6 +9,10 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from pipeline.reporting.benchmark import benchmark_section
+from pipeline.reporting.readme import fill
+from pipeline.reporting.sweep_table import as_section
+
 ROOT = Path(__file__).parent.parent
 COPIED = ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "README.md")
 TINY = {
@@ -79,7 +83,12 @@ def make_project(folder: Path, **changes: object) -> Path:
         shutil.copy(ROOT / name, folder)
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "pipeline", folder / "pipeline", ignore=ignored)
-    shutil.copytree(ROOT / "reports/sweeps", folder / "reports/sweeps")
+    (folder / "reports/sweeps").mkdir(parents=True)
+    shutil.copy(ROOT / "reports/sweeps/README.md", folder / "reports/sweeps")
+    # the sweeps and benchmarks that the README shows are not this project's
+    nothing_yet = {"SWEEP": as_section([]), "BENCHMARKS": benchmark_section([])}
+    readme = folder / "README.md"
+    readme.write_bytes(fill(readme.read_bytes(), nothing_yet))
     for name in ("own", "init"):
         (folder / "data" / name).mkdir(parents=True)
     shutil.copy(ROOT / "data/init/README.md", folder / "data/init")
