@@ -114,6 +114,8 @@ def test_every_workload_is_a_whole_set_of_valid_settings() -> None:
         assert ours.train.optimizer == "adamw", name
     for quality in QUALITY.values():
         with_settings(params, quality.settings)
+        if quality.nanogpt:  # the iterations with a look at val are told by it
+            assert quality.nanogpt["eval_interval"] > 1
     assert merged({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}}) == {"a": {"x": 1, "y": 3}}
 
 

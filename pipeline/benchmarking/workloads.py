@@ -98,6 +98,7 @@ MACBOOK = {
     "dropout": 0.0,
     "max_iters": 2000,
     "lr_decay_iters": 2000,
+    "eval_interval": 250,
     "eval_iters": 20,
 }
 MODERN: dict[str, dict[str, Any]] = {
