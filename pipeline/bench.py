@@ -138,7 +138,7 @@ def _machine(device: str, threads: int) -> dict[str, Any]:
         asked = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
         facts["gpu"] = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
     return {
-        "command": " ".join(["python -m pipeline", *sys.argv[1:]]),
+        "command": " ".join(["python -m pipeline", *map(_without_folders, sys.argv[1:])]),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "commit": _git("rev-parse", "HEAD") + ("-dirty" if _git("status", "--porcelain") else ""),
         "device": device,
@@ -146,6 +146,11 @@ def _machine(device: str, threads: int) -> dict[str, Any]:
         "load_average": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "machine": facts,
     }
+
+
+def _without_folders(argument: str) -> str:
+    """A record says which file was used, and not where it lay."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def _git(*arguments: str) -> str:
