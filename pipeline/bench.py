@@ -24,6 +24,7 @@ from rich.console import Console
 from pipeline.benchmarking.workloads import QUALITY, SPEED, Quality, Speed, merged
 from pipeline.errors import BenchmarkError, ReportError
 from pipeline.params import load_params
+from pipeline.reporting.benchmark import PEER
 
 RECORDS = Path("reports/benchmarks")
 ON = {"cpu": ("char", "10m", "124m"), "cuda": ("124m-1024",)}
@@ -90,30 +91,20 @@ def bench(
 def _show_records(check: bool) -> None:
     """Write the records' pages and the README's section from them, or compare."""
     from pipeline.reporting.benchmark import benchmark_page, benchmark_section
-    from pipeline.reporting.readme import README, differing, fill
-    from pipeline.storage import write_bytes, write_text
+    from pipeline.reporting.readme import README
+    from pipeline.reporting.written import differing_files, differing_sections, write_results
 
     paths = [path for device in ON if (path := RECORDS / f"{device}.json").is_file()]
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     pages = {
-        path.with_suffix(".md"): benchmark_page(record)
+        path.with_suffix(".md"): benchmark_page(record).encode()
         for path, record in zip(paths, records, strict=True)
     }
     section = {"BENCHMARKS": benchmark_section(records)}
-    readme = README.read_bytes()
     if not check:
-        filled = fill(readme, section)  # before any write: its markers may be broken
-        for path, page in pages.items():
-            write_text(path, page)
-        write_bytes(README, filled)
+        write_results(pages, [], section)
         return
-    wrong = [
-        path.as_posix()
-        for path, page in pages.items()
-        if not path.is_file() or path.read_text(encoding="utf-8") != page
-    ]
-    if records or b"<!--AUTO:BENCHMARKS:" in readme:
-        wrong += [f"{README}: section {name}" for name in differing(readme, section)]
+    wrong = differing_files(pages, []) + differing_sections(section, required=bool(records))
     if wrong:
         raise ReportError(f"{', '.join(wrong)}: not what {RECORDS}/ says; run `make bench`")
     print(f"{README} and {RECORDS}/ are what the benchmarks' records say")
@@ -123,6 +114,10 @@ def _machine(device: str, threads: int) -> dict[str, Any]:
     """What a measurement depends on, and the command."""
     from importlib.metadata import version
 
+    from pipeline.reporting.lineage import git
+
+    head = git("rev-parse", "HEAD", check=False).decode().strip()
+    uncommitted = git("status", "--porcelain", check=False)
     try:
         names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text("utf-8"))
     except OSError:
@@ -140,7 +135,7 @@ def _machine(device: str, threads: int) -> dict[str, Any]:
     return {
         "command": " ".join(["python -m pipeline", *map(_without_folders, sys.argv[1:])]),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "commit": _git("rev-parse", "HEAD") + ("-dirty" if _git("status", "--porcelain") else ""),
+        "commit": f"{head}-dirty" if uncommitted else head,
         "device": device,
         "threads": threads,
         "load_average": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
@@ -153,13 +148,8 @@ def _without_folders(argument: str) -> str:
     return Path(argument).name if Path(argument).is_absolute() else argument
 
 
-def _git(*arguments: str) -> str:
-    run = subprocess.run(["git", *arguments], capture_output=True, text=True)
-    return run.stdout.strip()
-
-
 def _child(module: str, arguments: list[str], asked: dict[str, Any] | None) -> dict[str, Any]:
-    """What a measuring process of ours prints, and its peak memory."""
+    """What a measuring process of ours prints."""
     command = [sys.executable, "-m", f"pipeline.benchmarking.{module}", *arguments]
     given = None if asked is None else json.dumps(asked)
     run = subprocess.run(command, input=given, capture_output=True, text=True)
@@ -230,14 +220,9 @@ class _Work:
         return data
 
     def ours(self, tokenizer: str, settings: dict[str, Any], steps: int | None) -> dict[str, Any]:
-        fixed = {"train": {"device": self.device}}
-        if "threads" not in settings["train"]:
-            fixed["train"]["threads"] = self.threads  # type: ignore[assignment]
-        asked = {
-            "data": str(self.tokens(tokenizer)),
-            "settings": merged(settings, {"train": {**settings["train"], **fixed["train"]}}),
-            "steps": steps,
-        }
+        settings = merged({"train": {"threads": self.threads}}, settings)  # unless it sets them
+        settings = merged(settings, {"train": {"device": self.device}})
+        asked = {"data": str(self.tokens(tokenizer)), "settings": settings, "steps": steps}
         return _child("ours", [], asked)
 
     def theirs(self, tokenizer: str, flags: dict[str, Any]) -> dict[str, Any]:
@@ -245,7 +230,8 @@ class _Work:
 
         assert self.peer is not None
         folder = self.folder / f"nanogpt-{tokenizer}"
-        peer.lay_out(self.peer, self.tokens(tokenizer), folder)
+        if not folder.is_dir():
+            peer.lay_out(self.peer, self.tokens(tokenizer), folder)
         return peer.train(folder, flags, self.device, self.threads)
 
     def speed(self, name: str) -> dict[str, Any]:
@@ -271,8 +257,8 @@ class _Work:
                 theirs = self.theirs(workload.tokenizer, workload.nanogpt())
                 typical = statistics.median(theirs["seconds"][workload.warm_up :])
                 tokens = workload.micro_batch_size * workload.block_size
-                rates.setdefault("nanoGPT", []).append(tokens / typical)
-                self._tell(name, "nanoGPT", rates["nanoGPT"][-1])
+                rates.setdefault(PEER, []).append(tokens / typical)
+                self._tell(name, PEER, rates[PEER][-1])
         return {
             "shape": {k: getattr(workload, k) for k in ("n_layer", "n_head", "n_embd")},
             "block_size": workload.block_size,
@@ -310,7 +296,7 @@ class _Work:
             if self.peer and workload.nanogpt:
                 theirs.append(self._nanogpt_quality(workload))
                 self.console.print(
-                    f"{name}, nanoGPT: val loss {theirs[-1]['val_loss']:.4f} "
+                    f"{name}, {PEER}: val loss {theirs[-1]['val_loss']:.4f} "
                     f"in {theirs[-1]['seconds']:.1f} s"
                 )
         return {"target": workload.target, "ours": runs, "nanogpt": theirs}

@@ -1,6 +1,5 @@
 """plan: what a training takes, for each size of GPT-2 and for params.yaml's own model."""
 
-import json
 from enum import Enum
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from pipeline.params import SIZES, ModelParams, load_params
 from pipeline.training.division import divide, share_of
 from pipeline.training.memory import Setting, count_parameters, peak_memory, step_seconds
 
-TOKENIZER = Path("data/tokens/tokenizer.json")
+TOKENS = Path("data/tokens")
 GPT2_VOCAB, GPT2_CONTEXT = 50257, 1024
 
 
@@ -59,13 +58,14 @@ def plan(
     micro_batch = 8 if train.micro_batch_size == "auto" else train.micro_batch
     precision = "fp32" if train.precision == "fp32" else "bf16"
     own_vocab = params.prepare.vocab_size
-    if TOKENIZER.is_file():
-        own_vocab = json.loads(TOKENIZER.read_text(encoding="utf-8"))["vocab_size"]
+    if TOKENS.is_dir():  # a trained vocabulary may be smaller than what was asked for
+        from pipeline.corpus.token_file import read_meta
+
+        own_vocab = read_meta(TOKENS)["tokenizer"]["vocab_size"]
     models = {"params.yaml": (params.model, own_vocab)}
     for name in SIZES:
-        shape = dict(zip(("n_layer", "n_head", "n_embd"), SIZES[name], strict=True))
         gpt2 = {"architecture": "gpt2", "size": name, "block_size": GPT2_CONTEXT, "bias": True}
-        values = {**params.model.model_dump(), **shape, **gpt2}
+        values = {**params.model.model_dump(), **gpt2}
         models[name] = ModelParams.model_validate(values), GPT2_VOCAB
     table = Table(
         title=f"{device.value}, {most:g} GB, {reached:g} TFLOP/s a process; {precision}, "

@@ -22,10 +22,10 @@ def report(
 
     Example: `python -m pipeline report --check`
     """
-    from pipeline.reporting.readme import README, differing, fill
+    from pipeline.reporting.readme import README
     from pipeline.reporting.results import changed_start
     from pipeline.reporting.stages import stale_inputs
-    from pipeline.storage import write_bytes
+    from pipeline.reporting.written import differing_files, differing_sections, write_results
 
     params = load_params()
     if stale := stale_inputs():
@@ -36,24 +36,15 @@ def report(
         raise ReportError(f"{README}: not found; run from the project's top folder")
     files, sections = _rendered(params)
     leftover = [path for path in FIGURES.glob("*") if path not in files]
-    readme = README.read_bytes()
-    changed = [path for path, data in files.items() if not _holds(path, data)]
 
     if check:
-        found = [f"{README}: section {name}" for name in differing(readme, sections)]
-        found += [path.as_posix() for path in (*changed, *leftover)]
+        found = differing_sections(sections) + differing_files(files, leftover)
         if found:
             raise ReportError(f"{', '.join(found)}: not what the results say; run `make report`")
         print(f"{README} and {REPORTS}/ are what the results say")
         return
 
-    filled = fill(readme, sections)  # before any write: its markers may be broken
-    for path in changed:
-        write_bytes(path, files[path])
-    for path in leftover:
-        path.unlink()
-    if filled != readme:
-        write_bytes(README, filled)
+    write_results(files, leftover, sections)
     print(f"wrote {REPORTS}/ and the sections {', '.join(sections)} of {README}")
 
 
@@ -84,7 +75,3 @@ def _rendered(params: Params) -> tuple[dict[Path, bytes], dict[str, str]]:
     files = {FIGURES / name: data for name, data in figures.items()}
     files |= {REPORTS / name: text.encode() for name, text in texts.items()}
     return files, readme_sections(results, origin)
-
-
-def _holds(path: Path, data: bytes) -> bool:
-    return path.is_file() and path.read_bytes() == data

@@ -1,15 +1,14 @@
 """Commands sweep run, sweep table, sweep promote: several settings compared, through DVC."""
 
 import shlex
-import signal
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.errors import ReportError, SweepError
 from pipeline.params import load_params
+from pipeline.stopping import stop_on_signals
 
 if TYPE_CHECKING:
     from pipeline.reporting.experiments import Experiment
@@ -53,7 +52,7 @@ def run(
     settings = settings or []
     plan, workers = _planned(name, settings, workers)
     _refuse_uncommitted()
-    stopping = _stop_on_signals()
+    stopping = stop_on_signals()
     queue = queues.Queue(plan.baseline)
     left = take_up(queue, plan)
     found = experiments(plan.baseline)
@@ -113,10 +112,10 @@ def table(
 
     Example: `python -m pipeline sweep table width`
     """
-    from pipeline.reporting.readme import README, differing, fill
+    from pipeline.reporting.readme import README
     from pipeline.reporting.sweep_record import RECORDS, read_record, recorded
     from pipeline.reporting.sweep_table import as_section
-    from pipeline.storage import write_bytes
+    from pipeline.reporting.written import differing_files, differing_sections, write_results
     from pipeline.sweeps.records import contradicted, record_of, rendered
 
     dpi = load_params().report.dpi
@@ -130,24 +129,15 @@ def table(
     }
     leftover = [path for path in RECORDS.glob("*/*.png") if path not in files]
     section = {"SWEEP": as_section([records[each] for each in sorted(records)])}
-    readme = README.read_bytes()
-    changed = [path for path, data in files.items() if not _holds(path, data)]
     if check:
-        wrong += [path.as_posix() for path in (*changed, *leftover)]
-        if records or b"<!--AUTO:SWEEP:" in readme:
-            wrong += [f"{README}: section {each}" for each in differing(readme, section)]
+        wrong += differing_files(files, leftover)
+        wrong += differing_sections(section, required=bool(records))
         if wrong:
             again = "python -m pipeline sweep table"
             raise ReportError(f"{', '.join(wrong)}: not what the records say; run `{again}`")
         print(f"{README} and {RECORDS}/ are what the sweeps' records say")
         return
-    filled = fill(readme, section)  # before any write: its markers may be broken
-    for path in changed:
-        write_bytes(path, files[path])
-    for path in leftover:
-        path.unlink()
-    if filled != readme:
-        write_bytes(README, filled)
+    write_results(files, leftover, section)
     for each in [name] if name else records:
         _print_table(records[each])
     print(f"wrote {RECORDS}/ and the section SWEEP of {README}; report.html is due: `dvc repro`")
@@ -236,10 +226,6 @@ def _corpus_path(settings: dict[str, Any]) -> str:
     return str(settings.get("corpus.path", load_params().corpus.path))
 
 
-def _holds(path: Path, data: bytes) -> bool:
-    return path.is_file() and path.read_bytes() == data
-
-
 def _print_table(record: "Record") -> None:
     """The table in the terminal, the best first."""
     import csv
@@ -269,20 +255,6 @@ def _print_table(record: "Record") -> None:
         if row["error"]:
             console.print(f"{row['name']}: {row['error']}", markup=False, soft_wrap=True)
     console.print(verdict(record), markup=False, soft_wrap=True)
-
-
-def _stop_on_signals() -> list[int]:
-    """The signals that came; from the second on, the process ends at once."""
-    came: list[int] = []
-
-    def handle(number: int, frame: object) -> None:
-        came.append(number)
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_DFL)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)
-    return came
 
 
 def _command(plan: "Plan", settings: list[str], workers: int) -> str:

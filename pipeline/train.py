@@ -1,11 +1,11 @@
 """Stage train: data/tokens -> data/checkpoints, reports/train.csv, reports/samples.txt."""
 
-import ctypes
 import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.errors import TrainingError
 from pipeline.params import Params, load_params
+from pipeline.stopping import call_at_end_of_parent, stop_on_signals
 from pipeline.storage import sha256_file, sha256_json, write_json
 
 if TYPE_CHECKING:
@@ -26,9 +27,8 @@ TRAIN_CSV = Path("reports/train.csv")
 SAMPLES_TXT = Path("reports/samples.txt")
 LOG = Path(".cache/train.log")
 
-STOP_SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 SECONDS_BETWEEN_LINES = 15.0  # where the output is no terminal
-_PR_SET_PDEATHSIG = 1
 
 
 def train() -> None:
@@ -178,7 +178,8 @@ def train() -> None:
                 "same training, but the bytes will differ from those of one number throughout"
             )
     CHECKPOINTS.mkdir(parents=True, exist_ok=True)
-    stopping = _stop_on_signals()
+    stopping = stop_on_signals(STOP_SIGNALS)
+    _at_end_of_starter(lambda: stopping.append(signal.SIGTERM))
     hooks = Hooks(validate, sample, show.step, show.line, lambda: bool(stopping))
     try:
         with show:
@@ -234,7 +235,7 @@ def _train_by_several(params: Params) -> None:
 
     processes = count_processes(params.train.nproc, params.train.device)
     share_of(params.train.sequences, processes)
-    _end_with_parent()
+    _at_end_of_starter(lambda: os.kill(os.getpid(), signal.SIGTERM))
     ended = launch(processes, ["-m", "pipeline", "train"])
     if ended.killed:
         raise TrainingError(
@@ -261,41 +262,15 @@ def _loaded_code() -> dict[str, str]:
     return {name: sha256_file(Path(file)) for name, file in modules.items()}
 
 
-def _stop_on_signals() -> list[int]:
-    """The signals that came; from the second on, the process ends at once."""
-    came: list[int] = []
-
-    def handle(number: int, frame: object) -> None:
-        came.append(number)
-        for each in STOP_SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
-
-    for number in STOP_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
-            signal.signal(number, handle)
-    if _end_with_parent():
-        came.append(signal.SIGTERM)
-    return came
-
-
-def _end_with_parent() -> bool:
-    """Get SIGTERM when dvc or torchrun is killed, which alone leaves this process training beside
-    the next one; returns whether it has been."""
+def _at_end_of_starter(call: Callable[[], object]) -> None:
+    """Call when dvc or torchrun is killed, which alone leaves this process training beside the
+    next one."""
     from pipeline.training.launch import under_torchrun
 
-    if sys.platform != "linux" or not ("DVC_STAGE" in os.environ or under_torchrun()):
-        return False
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    # in a container dvc may be process 1 itself; a worker whose torchrun is gone cannot join
-    return os.getppid() == 1 and not under_torchrun() and b"dvc" not in _first_command()
-
-
-def _first_command() -> bytes:
-    """The command of process 1, which takes over the children of a killed one."""
-    try:
-        return Path("/proc/1/cmdline").read_bytes()
-    except OSError:
-        return b""
+    if under_torchrun():
+        call_at_end_of_parent("RANK", "", call)
+    elif "DVC_STAGE" in os.environ:
+        call_at_end_of_parent("DVC_STAGE", "dvc", call)
 
 
 class _Show:

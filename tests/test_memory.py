@@ -52,9 +52,9 @@ def test_shards_recomputing_and_smaller_micro_batches_need_less() -> None:
     assert needed(precision="fp32") > needed()
 
 
-def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
+def plan(*arguments: str, project: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "pipeline", "plan", *arguments], cwd=ROOT,
+        [sys.executable, "-m", "pipeline", "plan", *arguments], cwd=project,
         env=environment(COLUMNS="140"), capture_output=True, text=True,
     )  # fmt: skip
 
@@ -69,6 +69,14 @@ def test_the_command_prints_every_size_and_refuses_an_uneven_division() -> None:
     refused = plan("--nproc", "3")
     assert refused.returncode == 2
     assert refused.stderr.endswith("allowed: 1, 2, 4, 8\n")
+
+
+def test_a_prepared_projects_own_model_has_its_vocabulary(finished: Path) -> None:
+    assert load_params(finished / "params.yaml").prepare.vocab_size == 2048  # but its bytes are 257
+    table = plan("--device", "cpu", "--nproc", "1", project=finished)
+    assert table.returncode == 0, table.stderr
+    row = next(line for line in table.stdout.splitlines() if " params.yaml " in line)
+    assert " 0.0 M " in row  # with 2,048 it would be 0.1
 
 
 MEASURED = [

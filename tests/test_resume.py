@@ -293,8 +293,9 @@ def test_dvc_killed_leaves_no_trainer_and_the_next_repro_ends_in_the_same_bytes(
     run(tmp_path, "git", "clone", "-q", str(project), str(clone))
     for rows in (5, 30, 60):
         (clone / "reports/train.csv").unlink(missing_ok=True)  # rows of this run alone are counted
+        # a shell that may stay between dvc and the trainer, and outlive dvc: Debian's sh does
         dvc = subprocess.Popen(
-            ["dvc", "repro"], cwd=clone, env=environment(), start_new_session=True,
+            ["dvc", "repro"], cwd=clone, env=environment(SHELL="/bin/sh"), start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         wait_for_rows(clone / "reports/train.csv", rows, dvc)

@@ -45,9 +45,8 @@ def numbered(data: Path) -> tuple[dict[str, npt.NDArray[np.integer[Any]]], int]:
 def lay_out(peer: Path, data: Path, folder: Path) -> None:
     """A working folder with links to nanoGPT's code and our tokens in its format."""
     tokens = folder / "data" / "tokens"
-    tokens.mkdir(parents=True, exist_ok=True)
+    tokens.mkdir(parents=True)
     for name in NEEDED:
-        (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to((peer / name).resolve())
     ids, vocab_size = numbered(data)
     if read_meta(data)["tokenizer"]["kind"] == "char":

@@ -28,7 +28,7 @@ class Ground:
     orange: str
     green: str
     grey: str
-    shades: tuple[float, float]  # of viridis: the strongest on the ground, the weakest
+    shades: tuple[float, float]  # the part of viridis that stands out on the ground
 
     def shade(self, place: float) -> tuple[float, float, float, float]:
         """The color of one of many curves, by its place among them, 0 to 1."""
@@ -48,7 +48,7 @@ GROUNDS = (
         orange="#d9700d",
         green="#1f8a55",
         grey="#b9bec6",
-        shades=(0.0, 0.9),
+        shades=(0.0, 0.8),
     ),
     Ground(
         suffix="-dark",
@@ -61,7 +61,7 @@ GROUNDS = (
         orange="#f5a04c",
         green="#4ecb8d",
         grey="#59616b",
-        shades=(1.0, 0.35),
+        shades=(0.35, 1.0),
     ),
 )
 

@@ -7,15 +7,13 @@ import json
 from statistics import mean
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from pipeline.reporting.grounds import Ground, on_both_grounds
-from pipeline.reporting.sweep_record import SEED, Record, Run, finished, groups, score
+from pipeline.reporting.sweep_record import SEED, Record, Run, finished, groups, score, shown
 
-COLORS = matplotlib.colormaps["viridis"]
 SCORE = "bits per byte of val"
 MOST_LABELS = 12  # curves that a legend can name
 WIDE_RANGE = 4  # largest over smallest value from which an axis is logarithmic
@@ -49,7 +47,6 @@ def _loss(c: Ground, record: Record) -> Figure:
         ylabel="nats per token",
     )
     found = groups(record)
-    first, last = (0.35, 1.0) if c.suffix else (0.0, 0.8)  # what stands out on its ground
     for place, (settings, same) in enumerate(found):
         seeds = f", {len(same)} seeds" if len(same) > 1 else ""
         label = f"{_label(settings)}{seeds}{' (best)' if place == 0 else ''}"
@@ -57,7 +54,7 @@ def _loss(c: Ground, record: Record) -> Figure:
             axes.plot(
                 *zip(*_points(run, by_tokens), strict=True),
                 "o-",
-                color=COLORS(first + (last - first) * place / max(len(found) - 1, 1)),
+                color=c.shade(place / max(len(found) - 1, 1)),
                 linewidth=2.6 if place == 0 else 1.4,
                 markersize=5 if place == 0 else 3,
                 zorder=3 if place == 0 else 2,
@@ -87,7 +84,7 @@ def _params(c: Ground, record: Record, keys: list[str]) -> Figure:
         if numeric and min(values) > 0 and max(values) / min(values) >= WIDE_RANGE:
             axes.set_xscale("log")
             axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks(list(where.values()), [_text(value) for value in values])
+        axes.set_xticks(list(where.values()), [shown(value) for value in values])
         if place == 0:
             axes.set_ylabel(SCORE)
             axes.set_title(f"{record['sweep']}: {SCORE} over each setting")
@@ -111,8 +108,8 @@ def _heatmap(record: Record, down: str, across: str) -> Figure:
     )
     axes.grid(visible=False)
     image = axes.imshow(values, cmap="viridis", aspect="auto")
-    axes.set_xticks(range(len(columns)), [_text(value) for value in columns])
-    axes.set_yticks(range(len(rows)), [_text(value) for value in rows])
+    axes.set_xticks(range(len(columns)), [shown(value) for value in columns])
+    axes.set_yticks(range(len(rows)), [shown(value) for value in rows])
     for y, line in enumerate(values):
         for x, value in enumerate(line):
             if value == value:
@@ -141,8 +138,4 @@ def _is_grid(record: Record, one: str, other: str) -> bool:
 
 
 def _label(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{key.split('.')[-1]} {_text(value)}" for key, value in settings.items())
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return ", ".join(f"{key.split('.')[-1]} {shown(value)}" for key, value in settings.items())

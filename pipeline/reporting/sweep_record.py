@@ -150,3 +150,8 @@ def _sorted(record: Record) -> list[Run]:
     """The best first; then those without numbers, in the sweep's order."""
     done = sorted(finished(record), key=score)
     return done + [run for run in record["runs"] if run["state"] != "done"]
+
+
+def shown(value: Any) -> str:
+    """A setting's value as people write it: a word as it is, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)

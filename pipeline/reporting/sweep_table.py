@@ -1,16 +1,23 @@
 """A sweep's record as CSV, as a page, and as the README's section SWEEP; pure functions of it."""
 
 import csv
-import json
 from collections.abc import Sequence
 from io import StringIO
 from statistics import mean, stdev
-from typing import Any
 
 from scipy.stats import ttest_ind
 
 from pipeline.reporting.markdown import code, count, picture, table
-from pipeline.reporting.sweep_record import SEED, Record, Run, best_run, finished, groups, score
+from pipeline.reporting.sweep_record import (
+    SEED,
+    Record,
+    Run,
+    best_run,
+    finished,
+    groups,
+    score,
+    shown,
+)
 
 SCORES = ("loss", "perplexity", "bits_per_byte")
 LEVEL = 0.05  # of the test whether the best differs from the second
@@ -32,7 +39,7 @@ def as_csv(record: Record) -> str:
     writer.writerow(["name", "best", "state", "error", *record["varied"], *scores, *rest])
     for run in record["runs"]:
         row = [run["name"], "*" if run["name"] == best else "", run["state"], run.get("error", "")]
-        row += [_value(run["settings"][key]) for key in record["varied"]]
+        row += [shown(run["settings"][key]) for key in record["varied"]]
         row += [run.get(split, {}).get(name, "") for split in ("val", "test") for name in SCORES]
         writer.writerow([*row, *("" if run.get(key) is None else run[key] for key in rest)])
     return text.getvalue()
@@ -41,7 +48,7 @@ def as_csv(record: Record) -> str:
 def as_page(record: Record, figures: Sequence[str]) -> str:
     """reports/sweeps/NAME.md: every run, what they share, the verdict, these figures."""
     name = record["sweep"]
-    shared = ", ".join(code(f"{k}={_value(v)}") for k, v in record["all_with"].items())
+    shared = ", ".join(code(f"{k}={shown(v)}") for k, v in record["all_with"].items())
     parts = [
         f"# Sweep {name}",
         record["description"],
@@ -82,7 +89,7 @@ def runs_table(record: Record, full: bool) -> str:
     rows = []
     for run in record["runs"]:
         row = [code(run["name"])] if full else []
-        row += [_value(run["settings"][key]) for key in record["varied"]]
+        row += [shown(run["settings"][key]) for key in record["varied"]]
         if run["state"] == "done":
             row += _numbers(run, full)
             rows.append([f"**{cell}**" for cell in row] if run["name"] == best else row)
@@ -112,7 +119,7 @@ def groups_table(record: Record) -> str:
     heads += ["test perplexity", "parameters", "tokens"]
     rows = []
     for place, (settings, runs) in enumerate(groups(record)):
-        row = [*(_value(settings[key]) for key in keys), str(len(runs)), spread(_scores(runs))]
+        row = [*(shown(settings[key]) for key in keys), str(len(runs)), spread(_scores(runs))]
         for name, digits in (("bits_per_byte", 4), ("perplexity", 2)):
             values = [run["test"][name] for run in runs if "test" in run]
             row.append(spread(values, digits) if values else "")
@@ -121,7 +128,7 @@ def groups_table(record: Record) -> str:
     for run in record["runs"]:
         if run["state"] != "done":
             error = f": {run['error']}" if "error" in run else ""
-            row = [*(_value(run["settings"][key]) for key in keys)]
+            row = [*(shown(run["settings"][key]) for key in keys)]
             row += [f"seed {run['settings'][SEED]}", f"{run['state']}{error}"]
             rows.append(row + [""] * (len(heads) - len(row)))
     return table(heads, rows)
@@ -144,7 +151,7 @@ def verdict(record: Record) -> str:
     if not found:
         return "No run is done."
     settings, best = found[0]
-    name = ", ".join(code(f"{key}={_value(value)}") for key, value in settings.items())
+    name = ", ".join(code(f"{key}={shown(value)}") for key, value in settings.items())
     said = f"Best on val: {name or 'the only setting'}"
     if len(found) == 1:
         return f"{said}."
@@ -156,9 +163,9 @@ def verdict(record: Record) -> str:
     if stdev(_scores(best)) == stdev(_scores(second)) == 0:
         return f"{said}; the seeds make no difference."
     p = float(ttest_ind(_scores(best), _scores(second), equal_var=False).pvalue)
-    shown = "a difference" if p < LEVEL else "no difference shown"
+    outcome = "a difference" if p < LEVEL else "no difference shown"
     return (
-        f"{said}: {shown} at the {LEVEL:.0%} level (Welch's t, two-sided, "
+        f"{said}: {outcome} at the {LEVEL:.0%} level (Welch's t, two-sided, "
         f"{len(best)} and {len(second)} seeds, p = {p:.2g})."
     )
 
@@ -171,7 +178,3 @@ def short_names(keys: Sequence[str]) -> list[str]:
     """`train.lr` -> `lr`, where no other key ends so."""
     last = [key.split(".")[-1] for key in keys]
     return [short if last.count(short) == 1 else key for key, short in zip(keys, last, strict=True)]
-
-
-def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,72 @@
+"""A run asked to stop: by a signal, or by the end of the process that started it."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import psutil
+
+SECONDS_BETWEEN_LOOKS = 0.2
+
+
+def stop_on_signals(names: Sequence[str] = ("SIGINT", "SIGTERM")) -> list[int]:
+    """The signals that came, of those this system has; from the second on, the process ends at
+    once."""
+    came: list[int] = []
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+    def handle(number: int, frame: object) -> None:
+        came.append(number)
+        for each in numbers:
+            signal.signal(each, signal.SIG_DFL)
+
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, handle)
+    return came
+
+
+def call_at_end_of_parent(shared: str, command: str, call: Callable[[], object]) -> None:
+    """Call once the process that started this one is gone, from a thread; at once if it is.
+
+    shared: an environment variable that the parent gave its children. A shell between the two,
+    which has it too, lives on when the parent is killed, and is looked through. command: what the
+    parent's command line holds; process 1 without it has only taken over the child of a dead one.
+    """
+    child = psutil.Process()
+    parent = child.parent()
+    try:
+        while parent is not None and shared in parent.environ():
+            child, parent = parent, parent.parent()
+    except psutil.Error:  # gone meanwhile, or another user's
+        pass
+    if parent is None:  # all of them have it: a container's own
+        return
+    if parent.pid == 1 and command not in _command(parent):
+        call()
+        return
+
+    def watch(number: int = parent.pid) -> None:
+        while _parent_of(child) == number:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        call()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _parent_of(child: psutil.Process) -> int | None:
+    if child.pid == os.getpid():
+        return os.getppid()
+    try:
+        return child.ppid()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
