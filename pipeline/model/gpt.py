@@ -23,6 +23,7 @@ NORM_EPS = {"gpt2": 1e-5, "modern": 1e-6}
 ROPE_BASE = 10_000.0
 QUERY_BLOCK = 128  # tokens; a shorter block skips more of the future, in smaller products
 GELU_SLOPE = math.sqrt(8 / math.pi)
+PADDED_FROM, MULTIPLE = 8192, 128  # vocabulary: products of odd sizes are slow
 IGNORE = -1  # a target that counts for nothing: padding
 
 
@@ -269,9 +270,13 @@ class GPT(nn.Module):
 
         A target of -1 counts for nothing.
         """
-        logits = self.lm_head(self.features(idx))  # (B, T, V)
+        features, V = self.features(idx), self.config.vocab_size
         if targets is None:
-            return logits, None
+            return self.lm_head(features), None
+        weight = self.lm_head.weight
+        if V >= PADDED_FROM:
+            weight = F.pad(weight, (0, 0, 0, -V % MULTIPLE))
+        logits = F.linear(features, weight)[..., :V]  # (B, T, V)
         loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
         return logits, loss
 

@@ -236,6 +236,8 @@ def choose(params: TrainParams, block_size: int, flops: float = 0.0) -> Runtime:
     threads = 1 if params.numerics == "portable" else count_threads(params.threads)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
+    # no kernel reads what it has not written; NaN in every new tensor is a debugger's help
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if device == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32
     elif params.numerics == "native" and "amx" not in _cpu_info():
