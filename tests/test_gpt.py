@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.model.gpt import GPT, QUERY_BLOCK, GPTConfig
+from pipeline.model.gpt import GPT, HEAD_BLOCK, QUERY_BLOCK, GPTConfig
 
 SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 16, "vocab_size": 61}
 
@@ -48,6 +48,18 @@ def test_both_attention_kernels_give_the_same_gradients(architecture: str, token
         gradients.append([p.grad for p in model.parameters()])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_large_vocabularys_head_in_blocks_is_one_product() -> None:
+    model = randomised("modern", vocab_size=2 * HEAD_BLOCK + 3, n_layer=1)
+    targets = ids() + 2 * HEAD_BLOCK - 60  # on both sides of a block's end
+    logits, loss = model(ids(), targets)
+    loss.backward()
+    found, model.lm_head.weight.grad = model.lm_head.weight.grad, None
+    whole = model.lm_head(model.features(ids()))
+    torch.testing.assert_close(logits, whole)
+    F.cross_entropy(whole.flatten(0, 1), targets.flatten()).backward()
+    torch.testing.assert_close(found, model.lm_head.weight.grad)
 
 
 def test_compiled_gelu_is_the_same_function() -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_project import environment, make_project, run, set_params
+from tiny_project import ROOT, environment, make_project, run, set_params
 
 QEMU = shutil.which("qemu-x86_64")
 # larger than the other tests' model: its products reach the blocked kernels
@@ -50,6 +50,21 @@ def test_a_users_shell_cannot_change_the_bytes(project: Path) -> None:
         ONEDNN_MAX_CPU_ISA="SSE41",
     )
     assert odd == plain
+
+
+def test_a_gpus_libraries_are_told_to_reproduce_too() -> None:
+    program = (
+        "import os; from pipeline.params import load_params; "
+        "from pipeline.training.runtime import prepare_process; "
+        "prepare_process(load_params().train); import torch; "
+        "from torch._inductor import config; "
+        "print(os.environ['CUBLAS_WORKSPACE_CONFIG'], config.deterministic)"
+    )
+    shell = environment(CUBLAS_WORKSPACE_CONFIG=":0:0", TORCHINDUCTOR_DETERMINISTIC="0")
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=shell, capture_output=True, text=True
+    )
+    assert done.stdout == ":4096:8 True\n", done.stderr
 
 
 def test_portable_is_fp32_on_one_thread_and_names_no_machine(project: Path) -> None:

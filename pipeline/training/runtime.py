@@ -39,6 +39,8 @@ _NUMERIC_VARIABLES = (
 )
 # one and the same weights on Intel and AMD processors with AVX2; MKL's own AVX2 mode differs
 _PORTABLE = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+# without the first cuBLAS is refused; without the second compiled kernels are chosen by their times
+_REPRODUCIBLE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TORCHINDUCTOR_DETERMINISTIC": "1"}
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile")
 
 # glibc's mallopt: keep large blocks instead of giving them back and faulting them in each step
@@ -65,6 +67,7 @@ def prepare_process(params: TrainParams) -> None:
     threads = 1 if params.numerics == "portable" else count_threads(params.threads)
     for name in _NUMERIC_VARIABLES:
         os.environ.pop(name, None)
+    os.environ.update(_REPRODUCIBLE)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
     if params.numerics == "portable":
