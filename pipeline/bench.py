@@ -24,6 +24,7 @@ from rich.console import Console
 from pipeline.benchmarking.workloads import QUALITY, SPEED, Quality, Speed, merged
 from pipeline.errors import BenchmarkError, ReportError
 from pipeline.params import load_params
+from pipeline.processes import available_cores, environment
 from pipeline.reporting.benchmark import PEER
 
 RECORDS = Path("reports/benchmarks")
@@ -53,7 +54,6 @@ def bench(
     Example: python -m pipeline bench --peer ../nanoGPT -w 10m
     """
     from pipeline.benchmarking.peer import check_peer
-    from pipeline.corpus.encoding import available_cores
     from pipeline.reporting.benchmark import benchmark_rows
     from pipeline.reporting.markdown import table
     from pipeline.storage import write_json
@@ -206,12 +206,12 @@ class _Work:
         with (project / "params.yaml").open("w", encoding="utf-8") as file:
             YAML().dump(settings, file)
         paths = [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        code = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         for stage in ("fetch", "prepare"):
             run = subprocess.run(
                 [sys.executable, "-m", "pipeline", stage],
                 cwd=project,
-                env=environment,
+                env={**environment(), **code},
                 capture_output=True,
                 text=True,
             )

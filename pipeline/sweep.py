@@ -8,7 +8,7 @@ import typer
 
 from pipeline.errors import ReportError, SweepError
 from pipeline.params import load_params
-from pipeline.stopping import stop_on_signals
+from pipeline.processes import available_cores, stop_on_signals
 
 if TYPE_CHECKING:
     from pipeline.reporting.experiments import Experiment
@@ -172,7 +172,6 @@ def promote(name: Annotated[str, typer.Argument(help="The sweep.")]) -> None:
 
 def _planned(name: str | None, settings: list[str], workers: int) -> tuple["Plan", int]:
     """The sweep that was asked for, and how many workers the cores have threads for."""
-    from pipeline.corpus.encoding import available_cores
     from pipeline.reporting.lineage import git
     from pipeline.sweeps.plan import FILES, load_plan, plan_from_file, plan_from_flags
 

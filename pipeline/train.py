@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.errors import TrainingError
 from pipeline.params import Params, load_params
-from pipeline.stopping import call_at_end_of_parent, stop_on_signals
+from pipeline.processes import call_at_end_of_parent, stop_on_signals
 from pipeline.storage import sha256_file, sha256_json, write_json
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from pipeline.processes import environment
 
 TOKENS = Path("data/tokens")
 CHECKPOINTS = Path("data/checkpoints")
@@ -182,10 +183,8 @@ def _run_again() -> tuple[str, list[str]]:
         clone = Path(folder) / "clone"
         top = git("rev-parse", "--show-toplevel").decode().strip()
         git("clone", "--quiet", "--no-hardlinks", top, str(clone))
-        # the stages' `python` is this one, also where its environment is not activated
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         command = [sys.executable, "-m", "dvc", "repro", "--force"]
-        done = subprocess.run(command, cwd=clone, env={**os.environ, "PATH": path})
+        done = subprocess.run(command, cwd=clone, env=environment())
         if done.returncode:
             return "dvc repro in the clone failed", [f"dvc repro exited with {done.returncode}"]
         if _same_platform(clone):

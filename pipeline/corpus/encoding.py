@@ -23,6 +23,7 @@ from pipeline.corpus.readers import PIECE_CHARACTERS, Piece
 from pipeline.corpus.splits import SPLITS, utf8_length
 from pipeline.corpus.tokenizers import Tokenizer, from_json
 from pipeline.errors import CorpusError
+from pipeline.processes import available_cores
 
 JOBS_PER_WORKER = 3  # under way: one in work, others waiting, so that none idles
 BYTES_PER_WORKER = 1 << 25  # `auto`: text that pays for a process' start, about a second
@@ -91,13 +92,6 @@ def worker_count(setting: int | str, text_bytes: int) -> int:
     if isinstance(setting, int):
         return setting
     return max(1, min(available_cores(), text_bytes // BYTES_PER_WORKER))
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def encoded(

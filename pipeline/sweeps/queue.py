@@ -21,6 +21,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from pipeline.errors import SweepError
+from pipeline.processes import environment
 from pipeline.reporting.lineage import git
 from pipeline.sweeps.plan import Member
 
@@ -173,7 +174,7 @@ def start(workers: int) -> None:
 def run_here(settings: Mapping[str, Any]) -> None:
     """Run the stages in the workspace with these settings, in sight; raises SweepError."""
     command = [sys.executable, "-m", "dvc", "exp", "run", *_set(settings)]
-    if subprocess.run(command, env=_environment()).returncode:
+    if subprocess.run(command, env=environment()).returncode:
         raise SweepError("dvc exp run: failed, as it says above")
 
 
@@ -192,7 +193,7 @@ def dvc(*arguments: str) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=output,
-            env=_environment(),
+            env=environment(),
             start_new_session=True,  # Ctrl-C in the middle could leave people's edits in a stash
         )
         output.seek(0)
@@ -200,12 +201,6 @@ def dvc(*arguments: str) -> None:
     if done.returncode:
         line = next((line for line in said if line.startswith("ERROR: ")), (said or ["failed"])[-1])
         raise SweepError(f"dvc {' '.join(arguments[:2])}: {line.removeprefix('ERROR: ')}")
-
-
-def _environment() -> dict[str, str]:
-    """With this Python's folder first: the stages' `python` and the workers' `dvc` are there."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {**os.environ, "PATH": path}
 
 
 def _set(settings: Mapping[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import DeviceError
 from pipeline.params import TrainParams
+from pipeline.processes import available_cores
 
 if TYPE_CHECKING:
     import torch
@@ -54,11 +55,7 @@ COMPILE_FROM_FLOPS = {"cpu": 2e13, "cuda": 1e16}
 
 def count_threads(threads: str | int) -> int:
     """CPU threads: the number asked for, or with `auto` the cores this process may use."""
-    if threads != "auto":
-        return int(threads)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return available_cores() if threads == "auto" else int(threads)
 
 
 def prepare_process(params: TrainParams) -> None:

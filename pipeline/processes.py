@@ -1,14 +1,32 @@
-"""A run asked to stop: by a signal, or by the end of the process that started it."""
+"""Processes: the cores they may use, what they start others with, and what asks them to stop."""
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
 
 SECONDS_BETWEEN_LOOKS = 0.2
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def environment() -> dict[str, str]:
+    """This process's, with this Python's folder first: the stages' `python` and DVC's `dvc` are
+    there, also where its environment is not activated."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**os.environ, "PATH": path}
 
 
 def stop_on_signals(names: Sequence[str] = ("SIGINT", "SIGTERM")) -> list[int]:
@@ -35,6 +53,8 @@ def call_at_end_of_parent(shared: str, command: str, call: Callable[[], object])
     which has it too, lives on when the parent is killed, and is looked through. command: what the
     parent's command line holds; process 1 without it has only taken over the child of a dead one.
     """
+    import psutil
+
     child = psutil.Process()
     parent = child.parent()
     try:
@@ -56,7 +76,9 @@ def call_at_end_of_parent(shared: str, command: str, call: Callable[[], object])
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _parent_of(child: psutil.Process) -> int | None:
+def _parent_of(child: "psutil.Process") -> int | None:
+    import psutil
+
     if child.pid == os.getpid():
         return os.getppid()
     try:
@@ -65,7 +87,9 @@ def _parent_of(child: psutil.Process) -> int | None:
         return None
 
 
-def _command(process: psutil.Process) -> str:
+def _command(process: "psutil.Process") -> str:
+    import psutil
+
     try:
         return " ".join(process.cmdline())
     except psutil.Error:
