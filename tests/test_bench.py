@@ -41,7 +41,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def ours(project: Path, settings: dict[str, dict[str, object]], steps: int | None) -> dict:
-    asked = {"data": "data/tokens", "settings": settings, "steps": steps}
+    asked = {"data": "data/tokens", "settings": settings, "steps": steps, "deterministic": True}
     done = subprocess.run(
         [sys.executable, "-m", "pipeline.benchmarking.ours"], input=json.dumps(asked),
         cwd=project, env=environment(), capture_output=True, text=True, check=True,

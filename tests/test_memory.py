@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_project import environment
+from tiny_project import environment, set_params
 
 from pipeline.model.gpt import GPT, GPTConfig
 from pipeline.params import SIZES, ModelParams, load_params
@@ -72,11 +72,11 @@ def test_the_command_prints_every_size_and_refuses_an_uneven_division() -> None:
 
 
 def test_a_prepared_projects_own_model_has_its_vocabulary(finished: Path) -> None:
-    assert load_params(finished / "params.yaml").prepare.vocab_size == 2048  # but its bytes are 257
+    set_params(finished, prepare__vocab_size=8192)  # but its tokens are bytes
     table = plan("--device", "cpu", "--nproc", "1", project=finished)
     assert table.returncode == 0, table.stderr
     row = next(line for line in table.stdout.splitlines() if " params.yaml " in line)
-    assert " 0.0 M " in row  # with 2,048 it would be 0.1
+    assert " 0.0 M " in row  # with 8,192 it would be 0.3
 
 
 MEASURED = [

@@ -1,7 +1,8 @@
 """One run of this project's training loop, timed: a process of its own that prints JSON.
 
 Reads {"data": folder of tokens, "settings": {section: {key: value}}, "steps": how many of the
-recipe's steps, or null for all and the loss on the whole val split after them} from its input.
+recipe's steps, or null for all and the loss on the whole val split after them, "deterministic":
+false to let torch choose kernels that do not reproduce} from its input.
 The steps are the trainer's own; looks at val, samples and saves in between are left out, as they
 are of the other side's times.
 """
@@ -22,6 +23,8 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     """Train as asked; returns seconds of each step, and more."""
     params = with_settings(load_params(), asked["settings"])
     runtimes.prepare_process(params.train)
+
+    import torch
 
     from pipeline.benchmarking.peer import numbered
     from pipeline.corpus import tokenizers
@@ -48,6 +51,8 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     tokens_per_step = sequences * params.model.block_size
     flops = float(model.flops_per_token() * tokens_per_step * train.max_steps)
     runtime = runtimes.choose(train, params.model.block_size, flops)
+    if not asked["deterministic"]:
+        torch.use_deterministic_algorithms(False)
     model.to(runtime.device)
     trainer = Trainer(model, batches, train, runtime, tokenizer.to_json())
     seconds: list[float] = []
@@ -62,8 +67,6 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     loss = trainer.read_back()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kB on Linux
     if runtime.device == "cuda":
-        import torch
-
         peak = torch.cuda.max_memory_allocated() / 1e6
     facts = {
         "seconds": seconds,
