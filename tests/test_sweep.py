@@ -122,6 +122,9 @@ def test_an_interrupted_sweep_goes_on_and_keeps_what_is_done(
     logs = [path.read_text() for path in (project / ".dvc/tmp/exps/run").glob("*/*.out")]
     assert any("going on from step" in log for log in logs)
     assert not list((project / ".cache/train").glob("*/state-*"))
+    deadline = time.monotonic() + 120  # DVC's idle workers look once a minute whether to end
+    while processes(project) and time.monotonic() < deadline:
+        time.sleep(0.5)
     assert processes(project) == []
     again = run(project, *SWEEP, "run", "rate", "--workers", "2").stdout
     assert "queueing" not in again
