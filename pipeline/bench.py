@@ -263,7 +263,7 @@ class _Work:
         for _ in range(self.repeats):
             for way, train in ways.items():
                 settings = merged(workload.settings(), {"train": train})
-                run = self.ours(workload.tokenizer, settings, steps, way != FREELY)
+                run = self.ours(workload.tokenizer, settings, steps, deterministic=way != FREELY)
                 typical = statistics.median(run["seconds"][workload.warm_up :])
                 rates[way].append(run["tokens_per_step"] / typical)
                 facts[way] = {"runtime": run["runtime"], "peak_memory_mb": run["peak_memory_mb"]}

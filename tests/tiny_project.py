@@ -1,14 +1,13 @@
 """A whole project of the smallest size, in a git and DVC repository of its own."""
 
-import os
 import random
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from pipeline import processes
 from pipeline.reporting.benchmark import benchmark_section
 from pipeline.reporting.readme import fill
 from pipeline.reporting.sweep_table import as_section
@@ -40,14 +39,14 @@ TINY = {
 
 def environment(**changes: str) -> dict[str, str]:
     """The process environment with this Python first, and without what a DVC run sets."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
-    path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
+    inherited = processes.environment()
+    kept = {name: value for name, value in inherited.items() if not name.startswith("DVC_")}
     people = {
         f"GIT_{role}_{what}": value
         for role in ("AUTHOR", "COMMITTER")
         for what, value in (("NAME", "Tester"), ("EMAIL", "tester@example.org"))
     }
-    return {**kept, **people, "PATH": path, **changes}
+    return {**kept, **people, **changes}
 
 
 def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
