@@ -121,6 +121,7 @@ class TrainParams(Section):
     optimizer: Literal["adamw", "muon"]
     lr: Positive
     muon_lr_ratio: Positive
+    embedding_lr_ratio: Positive
     min_lr: NotNegative
     schedule: Literal["cosine", "wsd", "constant"]
     warmup_steps: CountOrNone

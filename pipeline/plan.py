@@ -36,7 +36,9 @@ DEVICES = {
 
 def plan(
     device: Device = typer.Option(Device.h100, help="What each process computes on."),
-    nproc: list[int] = typer.Option([1, 8], help="Numbers of processes; give it several times."),
+    nproc: list[int] = typer.Option(
+        [], help="Numbers of processes; 1 and the most up to 8 that divide a step if none."
+    ),
     tokens: float = typer.Option(0, help="Of the whole training; 0: params.yaml's max_steps."),
     memory: float = typer.Option(0, help="GB of each process; 0: the device's."),
     tflops: float = typer.Option(0, help="TFLOP/s that a process reaches; 0: the device's."),
@@ -47,10 +49,12 @@ def plan(
     grad_accum_steps, optimizer and activation_checkpointing are those of params.yaml. Time is of
     computation alone: what processes send each other comes on top.
 
-    Example: python -m pipeline plan --device a100 --nproc 1 --nproc 8
+    Example: python -m pipeline plan --device a100 --nproc 1 --nproc 4
     """
     params = load_params()
     train = params.train
+    divisors = [n for n in range(1, 9) if train.sequences % n == 0]
+    nproc = nproc or sorted({1, divisors[-1]})
     if min(nproc) < 1:
         raise ParamsError(f"--nproc: found {min(nproc)}; allowed: 1 or more")
     most, reached = DEVICES[device]

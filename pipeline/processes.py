@@ -79,8 +79,6 @@ def call_at_end_of_parent(shared: str, command: str, call: Callable[[], object])
 def _parent_of(child: "psutil.Process") -> int | None:
     import psutil
 
-    if child.pid == os.getpid():
-        return os.getppid()
     try:
         return child.ppid()
     except psutil.NoSuchProcess:

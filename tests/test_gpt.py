@@ -62,6 +62,16 @@ def test_a_large_vocabularys_head_in_blocks_is_one_product() -> None:
     torch.testing.assert_close(found, model.lm_head.weight.grad)
 
 
+def test_a_tied_weights_gradient_is_the_sum_of_both_uses() -> None:
+    model, x = randomised("gpt2"), ids()
+    x[0, :3] = x[0, 0]  # rows that repeat
+    model(x, ids())[1].backward()
+    found, model.wte.weight.grad = model.wte.weight.grad, None
+    apart = model.lm_head(model.features(x))
+    F.cross_entropy(apart.flatten(0, 1), ids().flatten()).backward()
+    torch.testing.assert_close(found, model.wte.weight.grad)
+
+
 def test_compiled_gelu_is_the_same_function() -> None:
     model = randomised("gpt2")
     compiled = torch.compile(model, backend="eager")  # what is traced, without a build

@@ -1,5 +1,6 @@
 """Muon is torch.optim.Muon, weight decay acts on matrices alone, rates keep their ratios."""
 
+import pytest
 import torch
 
 from pipeline.model.gpt import GPT, GPTConfig
@@ -39,8 +40,8 @@ def test_muon_in_fp32_makes_singular_values_alike() -> None:
 def build(optimizer: str, architecture: str = "gpt2") -> tuple[GPT, list[torch.optim.Optimizer]]:
     model = GPT(GPTConfig(architecture, 2, 2, 16, 8, 31))
     optimizers = build_optimizers(
-        model, optimizer=optimizer, lr=0.01, muon_lr_ratio=4.0, weight_decay=0.1,
-        betas=(0.9, 0.95), momentum=0.95, muon_dtype=torch.float32,
+        model, optimizer=optimizer, lr=0.01, muon_lr_ratio=4.0, embedding_lr_ratio=30.0,
+        weight_decay=0.1, betas=(0.9, 0.95), momentum=0.95, muon_dtype=torch.float32,
     )  # fmt: skip
     return model, optimizers
 
@@ -63,7 +64,18 @@ def test_muon_takes_the_blocks_matrices_and_nothing_else() -> None:
     assert taken == {name for name in names.values() if name.startswith("h.")}
 
 
-def test_muons_rate_is_its_multiple_of_lr() -> None:
-    _, optimizers = build("muon")
+@pytest.mark.parametrize(
+    ("architecture", "embedding"), [("gpt2", 0.005), ("modern", 0.15)]
+)  # gpt2's is the head too
+@pytest.mark.parametrize(("optimizer", "block"), [("adamw", 0.005), ("muon", 0.02)])
+def test_muons_and_the_embeddings_rates_are_their_multiples_of_lr(
+    optimizer: str, block: float, architecture: str, embedding: float
+) -> None:
+    model, optimizers = build(optimizer, architecture)
     set_lr(optimizers, 0.005)
-    assert [g["lr"] for o in optimizers for g in o.param_groups] == [0.005, 0.005, 0.02]
+    groups = [group for each in optimizers for group in each.param_groups]
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        matrix = name.startswith("h.") and parameter.dim() == 2
+        expected = embedding if name == "wte.weight" else block if matrix else 0.005
+        assert rates[id(parameter)] == pytest.approx(expected), name

@@ -109,6 +109,7 @@ MODERN: dict[str, dict[str, Any]] = {
         "optimizer": "muon",
         "lr": 2e-2,
         "muon_lr_ratio": 2.0,
+        "embedding_lr_ratio": 1.0,
         "min_lr": 0.0,
         "schedule": "wsd",
         "warmup_steps": 10,
@@ -153,10 +154,11 @@ QUALITY = {
         merged(
             MODERN,
             {
-                "model": {"n_layer": 4, "n_head": 2, "n_embd": 128, "block_size": 128},
+                "model": {"n_layer": 4, "n_head": 2, "n_embd": 128, "block_size": 256},
                 "train": {
-                    "micro_batch_size": 16,
-                    "max_steps": 2300,
+                    "micro_batch_size": 8,
+                    "batch_order": "shuffled",
+                    "max_steps": 2000,
                     "muon_lr_ratio": 1.5,
                     "weight_decay": 0.2,
                     "compile": "on",

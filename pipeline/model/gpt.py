@@ -14,6 +14,7 @@ Shapes: B sequences, T tokens, C channels, V vocabulary, H heads, D head size.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -174,6 +175,24 @@ class Block(nn.Module):
         return x + F.dropout(y, dropout)
 
 
+class Tied(torch.autograd.Function):
+    """A weight (V, C) for the head, and its rows for ids (B, T).
+
+    Both uses are one node of the graph, so that the rows' gradients go into the head's instead of
+    into a tensor of zeros as large, to be added.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, idx: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(idx)
+        return weight.view_as(weight), F.embedding(idx, weight)
+
+    @staticmethod
+    def backward(ctx: Any, head: Tensor, rows: Tensor) -> tuple[Tensor, None]:
+        (idx,) = ctx.saved_tensors
+        return head.index_put((idx,), rows.to(head.dtype), accumulate=True), None
+
+
 class GPT(nn.Module):
     """A decoder-only transformer: token ids in, next-token logits and loss out."""
 
@@ -248,15 +267,17 @@ class GPT(nn.Module):
         With a cache, ids are those that follow what it holds: any number into an empty one,
         then one at a time.
         """
+        return self._blocks(self.wte(idx), cache)
+
+    def _blocks(self, x: Tensor, cache: list[LayerCache] | None = None) -> Tensor:
         start = cache[0].length if cache else 0
-        end = start + idx.size(1)
+        end = start + x.size(1)
         if end > self.config.block_size:
             raise ValueError(f"{end} tokens are longer than block_size {self.config.block_size}")
-        assert start == 0 or idx.size(1) == 1
-        x = self.wte(idx)  # (B, T, C)
+        assert start == 0 or x.size(1) == 1
         cos = sin = None
         if self.wpe is not None:
-            x = x + self.wpe(torch.arange(start, end, device=idx.device))
+            x = x + self.wpe(torch.arange(start, end, device=x.device))  # (B, T, C)
             x = F.dropout(x, self.config.dropout, self.training)
         else:
             cos, sin = self.cos[start:end], self.sin[start:end]  # type: ignore[index]
@@ -265,11 +286,10 @@ class GPT(nn.Module):
             x = block(x, cos, sin, cache[i] if cache else None)
         return self.ln_f(x) if self.ln_f is not None else rms_norm(x)
 
-    def logits(self, features: Tensor) -> Tensor:
-        """The head of all positions, (B, T, V), in products of sizes that are fast."""
-        weight, V = self.lm_head.weight, self.config.vocab_size
+    def _logits(self, features: Tensor, weight: Tensor) -> Tensor:
+        V = self.config.vocab_size  # in products of sizes that are fast
         if V <= HEAD_BLOCK:
-            return self.lm_head(features)  # type: ignore[no-any-return]
+            return F.linear(features, weight)
         if features.is_cuda:
             return F.linear(features, F.pad(weight, (0, 0, 0, -V % 128)))[..., :V]
         return torch.cat([F.linear(features, part) for part in torch.split(weight, HEAD_BLOCK)], -1)
@@ -279,7 +299,11 @@ class GPT(nn.Module):
 
         A target of -1 counts for nothing.
         """
-        logits = self.logits(self.features(idx))
+        if self.lm_head.weight is self.wte.weight:
+            weight, rows = Tied.apply(self.wte.weight, idx)  # type: ignore[no-untyped-call]
+        else:
+            weight, rows = self.lm_head.weight, self.wte(idx)
+        logits = self._logits(self._blocks(rows), weight)
         if targets is None:
             return logits, None
         loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE)

@@ -105,6 +105,7 @@ class Trainer:
             optimizer=params.optimizer,
             lr=params.lr,
             muon_lr_ratio=params.muon_lr_ratio,
+            embedding_lr_ratio=params.embedding_lr_ratio,
             weight_decay=params.weight_decay,
             betas=(params.beta1, params.beta2),
             momentum=MUON_MOMENTUM,
@@ -156,9 +157,12 @@ class Trainer:
             total += loss.detach()
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
-        self._grad_norm = whole(
-            nn.utils.clip_grad_norm_(self.model.parameters(), params.grad_clip or math.inf)
-        )
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        self._grad_norm = whole(norm)
+        # a CPU's tensors can be asked at no cost: mostly there is nothing to clip
+        if params.grad_clip and (device != "cpu" or self._grad_norm > params.grad_clip):
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), params.grad_clip, norm)
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()

@@ -8,10 +8,10 @@ by tensor, in units of B * T * C numbers (Korthikanti et al. 2022, section 4).
 from dataclasses import dataclass
 
 from pipeline.params import ModelParams
+from pipeline.training.runtime import MATMUL_ATTENTION_UP_TO
 
 FP32, BF16 = 4, 2  # bytes
 PROCESS = 450e6  # bytes: Python, torch and its libraries
-MATMUL_ATTENTION_UP_TO = 256  # tokens, on a CPU: see training/runtime.py
 HEAD = {"fp32": 17, "bf16": 12}  # bytes a logit, on the way there and back, as measured
 GATHERED_BLOCKS = 2  # FSDP: the one that computes, and the next
 RECOMPUTED = 4 / 3  # time, where every block is computed once more

@@ -1,7 +1,8 @@
 """AdamW, and Muon for the hidden matrices.
 
 Weight decay is decoupled and acts on matrices only. `train.lr` is AdamW's rate; Muon's is
-`train.muon_lr_ratio` times it.
+`train.muon_lr_ratio` times it, an untied token embedding's `train.embedding_lr_ratio` times: its
+rows are of norm sqrt(C) and meet few tokens each (as in nanochat, Karpathy 2025).
 """
 
 import math
@@ -86,6 +87,7 @@ def build_optimizers(
     optimizer: str,
     lr: float,
     muon_lr_ratio: float,
+    embedding_lr_ratio: float,
     weight_decay: float,
     betas: tuple[float, float],
     momentum: float,
@@ -102,12 +104,17 @@ def build_optimizers(
         if optimizer == "muon" and p.dim() == 2 and ".h." in f".{name}"
     ]
     chosen = {id(p) for p, _ in hidden}
-    rest = [p for _, p in named if id(p) not in chosen]
+    rest = {name: p for name, p in named if id(p) not in chosen}
+    untied = {"wte.weight", "lm_head.weight"} <= rest.keys()  # a tied one has the first name alone
+    embedding = [rest.pop("wte.weight")] if untied else []
+    matrices = [p for p in rest.values() if p.dim() >= 2]
+    vectors = [p for p in rest.values() if p.dim() < 2]
     groups = [
-        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
+        {"params": embedding, "weight_decay": weight_decay, "lr_ratio": embedding_lr_ratio},
+        {"params": matrices, "weight_decay": weight_decay, "lr_ratio": 1.0},
+        {"params": vectors, "weight_decay": 0.0, "lr_ratio": 1.0},
     ]
-    groups = [{**group, "lr_ratio": 1.0} for group in groups if group["params"]]
+    groups = [group for group in groups if group["params"]]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr, betas, fused=True)]
     if hidden:
         muon = Muon(hidden, lr * muon_lr_ratio, weight_decay, momentum, muon_dtype)

@@ -47,7 +47,7 @@ _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile")
 # glibc's mallopt: keep large blocks instead of giving them back and faulting them in each step
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
-MATMUL_ATTENTION_UP_TO = 256  # tokens: on a CPU plain products beat the fused kernels below it
+MATMUL_ATTENTION_UP_TO = 512  # tokens: on a CPU plain products beat the fused kernels below it
 # a shorter run does not earn back the compilation: 20 s on a CPU, where a compiled step takes
 # 0.7 of the time, about a minute on a GPU; FLOPs of the whole run
 COMPILE_FROM_FLOPS = {"cpu": 2e13, "cuda": 1e16}
