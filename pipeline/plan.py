@@ -53,8 +53,7 @@ def plan(
     """
     params = load_params()
     train = params.train
-    divisors = [n for n in range(1, 9) if train.sequences % n == 0]
-    nproc = nproc or sorted({1, divisors[-1]})
+    nproc = nproc or sorted({1, divide(train.sequences, 8)})
     if min(nproc) < 1:
         raise ParamsError(f"--nproc: found {min(nproc)}; allowed: 1 or more")
     most, reached = DEVICES[device]
