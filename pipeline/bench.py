@@ -76,10 +76,10 @@ def bench(
     threads = threads or available_cores()
     record = _machine(device, threads)
     console.print(f"limits of {record['machine']['cpu']}, {threads} threads")
-    record["limits"] = _child("limits", [device, str(threads)], None)
-    console.print(", ".join(f"{k.replace('_', ' ')} {v:,.0f}" for k, v in record["limits"].items()))
     with tempfile.TemporaryDirectory() as folder:
         work = _Work(Path(folder), peer, text, device, threads, repeats, console)
+        limits = record["limits"] = work.limits()
+        console.print(", ".join(f"{k.replace('_', ' ')} {v:,.0f}" for k, v in limits.items()))
         record["speed"] = {name: work.speed(name) for name in names if name in SPEED}
         record["quality"] = {name: work.quality(name) for name in names if name in QUALITY}
     heads, rows = benchmark_rows(record)
@@ -247,8 +247,12 @@ class _Work:
             peer.lay_out(self.peer, self.tokens(tokenizer), folder)
         return peer.train(folder, flags, self.device, self.threads)
 
+    def limits(self) -> dict[str, Any]:
+        """What this machine can do at the moment."""
+        return _child("limits", [self.device, str(self.threads)], None)
+
     def speed(self, name: str) -> dict[str, Any]:
-        """Tokens per second of each repeat, ours and the peer's in turn."""
+        """Tokens per second of each repeat: the limit's, ours and the peer's in turn."""
         workload: Speed = SPEED[name]
         ways: dict[str, dict[str, Any]] = {"ours": {}}
         if name in FP32[self.device]:
@@ -259,8 +263,11 @@ class _Work:
             ways[FREELY] = {}
         rates: dict[str, list[float]] = {way: [] for way in ways}
         facts: dict[str, Any] = {}
+        limits: list[float] = []  # in turn with the rest: a machine's clock drifts too
         steps = workload.warm_up + workload.steps
         for _ in range(self.repeats):
+            limits.append(self.limits()["bf16_gflops"])
+            self.console.print(f"{name}, limit: {limits[-1]:,.0f} GFLOP/s in bf16")
             for way, train in ways.items():
                 settings = merged(workload.settings(), {"train": train})
                 run = self.ours(workload.tokenizer, settings, steps, deterministic=way != FREELY)
@@ -280,6 +287,7 @@ class _Work:
             "micro_batch_size": workload.micro_batch_size,
             "parameters": run["parameters"],
             "flops_per_token": run["flops_per_token"],
+            "bf16_gflops": limits,
             "tokens_per_second": rates,
             "ways": facts,
         }

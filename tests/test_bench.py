@@ -135,6 +135,7 @@ def test_the_ratio_is_the_median_of_the_pairs_and_the_share_that_of_the_limit() 
                 "micro_batch_size": 2,
                 "parameters": 1234,
                 "flops_per_token": 1_000_000,
+                "bf16_gflops": [50.0, 100.0, 100.0],
                 "tokens_per_second": {"ours": [4e4, 6e4, 5e4], "nanoGPT": [1e4, 1e4, 5e4]},
                 "ways": {"ours": {"runtime": "cpu, bf16", "peak_memory_mb": 321}},
             }
@@ -150,7 +151,7 @@ def test_the_ratio_is_the_median_of_the_pairs_and_the_share_that_of_the_limit() 
         },
     }
     _, rows = benchmark_rows(record)
-    assert rows[0] == ("char", "ours", "50,000", "40,000 to 60,000", "0.50", "4.00")
+    assert rows[0] == ("char", "ours", "50,000", "40,000 to 60,000", "0.60", "4.00")
     assert rows[1][-1] == ""
     _, rows = quality_rows(record)
     assert rows == [("goal", "1", "1.8500", "5.0", "9.0", "1.9100", "60.0", "12.0")]

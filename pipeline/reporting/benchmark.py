@@ -16,22 +16,25 @@ def benchmark_rows(record: dict[str, Any]) -> Table:
     for name, workload in record["speed"].items():
         peer = workload["tokens_per_second"].get(PEER)
         for way, rates in workload["tokens_per_second"].items():
-            flops = statistics.median(rates) * workload["flops_per_token"]
-            share = flops / 1e9 / record["limits"]["bf16_gflops"]
-            ratio = ""
-            if peer and way != PEER:  # pair by pair, as the machine drifts
-                ratio = f"{statistics.median(a / b for a, b in zip(rates, peer, strict=True)):.2f}"
+            # pair by pair, as the machine drifts
+            gflops = [rate * workload["flops_per_token"] / 1e9 for rate in rates]
+            share = _median_ratio(gflops, workload["bf16_gflops"])
+            ratio = _median_ratio(rates, peer) if peer and way != PEER else ""
             rows.append(
                 (
                     name,
                     way,
                     f"{statistics.median(rates):,.0f}",
                     f"{min(rates):,.0f} to {max(rates):,.0f}",
-                    f"{share:.2f}",
+                    share,
                     ratio,
                 )
             )
     return heads, rows
+
+
+def _median_ratio(ours: list[float], others: list[float]) -> str:
+    return f"{statistics.median(a / b for a, b in zip(ours, others, strict=True)):.2f}"
 
 
 def quality_rows(record: dict[str, Any]) -> Table:
@@ -64,10 +67,12 @@ def benchmark_tables(record: dict[str, Any]) -> str:
         for name, value in limits.items()
         if name.endswith("gflops")
     )
+    rounds = [rate for workload in record["speed"].values() for rate in workload["bf16_gflops"]]
+    between = f", {min(rounds):,.0f} to {max(rounds):,.0f} before each round" if rounds else ""
     parts = [
         f"{where}, torch {machine['torch']}, {record['date']}, commit {code(record['commit'][:12])}"
         f": {code(record['command'])}.",
-        f"Limits, square products in the same run: {said}; memory "
+        f"Limits, square products in the same run: {said}{between}; memory "
         f"{limits['copy_gb_per_second']:,.0f} GB/s.",
     ]
     for heads, rows in (benchmark_rows(record), quality_rows(record)):
