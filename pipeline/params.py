@@ -207,6 +207,8 @@ class TrainParams(Section):
             raise ValueError(
                 f"precision: found {self.precision!r}; allowed with numerics: portable: auto, fp32"
             )
+        if self.numerics == "portable" and self.compile == "on":
+            raise ValueError("compile: found 'on'; allowed with numerics: portable: auto, off")
         return self
 
 

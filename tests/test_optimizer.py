@@ -41,7 +41,7 @@ def build(optimizer: str, architecture: str = "gpt2") -> tuple[GPT, list[torch.o
     model = GPT(GPTConfig(architecture, 2, 2, 16, 8, 31))
     optimizers = build_optimizers(
         model, optimizer=optimizer, lr=0.01, muon_lr_ratio=4.0, embedding_lr_ratio=30.0,
-        weight_decay=0.1, betas=(0.9, 0.95), momentum=0.95, muon_dtype=torch.float32,
+        weight_decay=0.1, betas=(0.9, 0.95), copies=None, momentum=0.95, muon_dtype=torch.float32,
     )  # fmt: skip
     return model, optimizers
 

@@ -82,9 +82,12 @@ def test_a_named_size_sets_the_published_shape(tmp_path: Path, size: str) -> Non
     assert (model.n_layer, model.n_head, model.n_embd) == SIZES[size]
 
 
-def test_portable_numerics_are_fp32(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("auto", "found"), [("precision: auto", "precision: bf16"), ("compile: auto", "compile: on")]
+)
+def test_portable_numerics_are_eager_fp32(tmp_path: Path, auto: str, found: str) -> None:
     path = edited(tmp_path, value_of("numerics"), "  numerics: portable")
-    text = path.read_text(encoding="utf-8").replace("precision: auto", "precision: bf16")
+    text = path.read_text(encoding="utf-8").replace(auto, found)
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ParamsError, match="allowed with numerics: portable"):
         load_params(path)

@@ -38,6 +38,7 @@ CONFIGS = {
         "model__bias": True,
     },
 }
+CONFIGS["bf16-adamw-gpt2-compiled"] = {**CONFIGS["bf16-adamw-gpt2"], "train__compile": "on"}
 SEQUENCES = {
     "step-validate-save": [("step", "SIGINT"), ("validate", "SIGKILL"), ("fsync", "SIGKILL")],
     "kill-term-rename": [("step", "SIGKILL"), ("step", "SIGTERM"), ("replace", "SIGKILL")],

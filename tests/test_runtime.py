@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from tiny_project import ROOT, environment, make_project, run, set_params
 
+from pipeline.training.runtime import can_compile
+
 QEMU = shutil.which("qemu-x86_64")
 # larger than the other tests' model: its products reach the blocked kernels
 SHAPE = {"model__n_embd": 96, "model__n_layer": 2, "model__block_size": 48, "train__max_steps": 6}
@@ -72,6 +74,21 @@ def test_portable_is_fp32_on_one_thread_and_names_no_machine(project: Path) -> N
     facts = platform(project)
     assert (facts["precision"], facts["threads"], facts["numerics"]) == ("fp32", 1, "portable")
     assert facts["cpu"] == "any x86-64 with AVX2"
+
+
+@pytest.mark.skipif(not can_compile(), reason="needs g++ and Python's headers")
+@pytest.mark.parametrize(("numerics", "compiled"), [("native", True), ("portable", False)])
+def test_a_long_run_is_compiled_but_for_portable_numerics(numerics: str, compiled: bool) -> None:
+    program = (
+        "from pipeline.params import TrainParams, load_params; "
+        "from pipeline.training.runtime import choose; "
+        "shipped = load_params().train.model_dump(); "
+        f"changes = {{'numerics': '{numerics}', 'device': 'cpu'}}; "
+        "params = TrainParams.model_validate({**shipped, **changes}); "
+        "print(choose(params, 64, 1e20).compile)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == f"{compiled}\n", done.stderr
 
 
 def test_native_records_the_processor(project: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from pipeline.model.tensor_file import plain_copy, save_tensors
 from pipeline.params import TrainParams
 from pipeline.randomness import seed_for
 from pipeline.storage import write_text
+from pipeline.training.adamw import CompiledAdamW, Copies, with_copies
 from pipeline.training.checkpoint import (
     checkpoint_payload,
     load_optimizer_tensors,
@@ -94,12 +95,22 @@ class Trainer:
     def __post_init__(self) -> None:
         params, runtime = self.params, self.runtime
         self.model.set_attention(runtime.attention)
-        if params.activation_checkpointing:
-            recompute_blocks(self.model)
         self.share = share_of(self.batches.sequences_per_step, self.ranks.size)
         self.micro_batch_size = divide(self.share, params.micro_batch)
         self.sharded = params.parallel == "fsdp"
-        self.forward, self._synced = parallelise(self.model, params.parallel, runtime, self.ranks)
+        self.computing = self.model  # or its twin, with copies of weights
+        copies: Copies | None = None
+        alone = self.ranks.size == 1 and not self.sharded
+        if runtime.compile and runtime.device == "cpu" and alone and params.optimizer == "adamw":
+            copies = {}
+            # gradients of several micro-batches are not to be added up in bf16
+            if runtime.precision == "bf16" and self.share == self.micro_batch_size:
+                self.computing, copies = with_copies(self.model, runtime.dtype)
+        if params.activation_checkpointing:
+            recompute_blocks(self.computing)
+        self.forward, self._synced = parallelise(
+            self.computing, params.parallel, runtime, self.ranks
+        )
         self.optimizers = build_optimizers(
             self.model,
             optimizer=params.optimizer,
@@ -108,6 +119,7 @@ class Trainer:
             embedding_lr_ratio=params.embedding_lr_ratio,
             weight_decay=params.weight_decay,
             betas=(params.beta1, params.beta2),
+            copies=copies,
             momentum=MUON_MOMENTUM,
             muon_dtype=torch.bfloat16 if runtime.precision != "fp32" else torch.float32,
         )
@@ -122,7 +134,7 @@ class Trainer:
         """One optimizer update from the next step's batch."""
         params, device = self.params, self.runtime.device
         self.step += 1
-        self.model.train()
+        self.computing.train()
         self.lr = lr_at(
             self.step,
             lr=params.lr,
@@ -149,25 +161,33 @@ class Trainer:
                 torch.manual_seed(seed_for(params.seed, "dropout", self.step, micro_step, rank))
             with self._synced(micro_step == micro_steps - 1):
                 with self.runtime.autocast():
-                    _, loss = self.forward(x, y)
+                    loss = self.forward(x, y)
                 # its share of the step's mean, times the processes: they average gradients
                 here = self.batches.targets(self.step, first, count) * self.ranks.size
                 loss = loss / (targets / here)
-                self.scaler.scale(loss).backward()
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
+        self._grad_norm = self._update()
+        self.computing.zero_grad(set_to_none=True)
+        self._pending.append(total)
+
+    def _update(self) -> torch.Tensor:
+        """Clip the gradients and let the optimizers step; returns the norm before."""
+        first, grad_clip = self.optimizers[0], self.params.grad_clip
+        if isinstance(first, CompiledAdamW):
+            return first.step(grad_clip)
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        self._grad_norm = whole(norm)
+        total = nn.utils.get_total_norm(gradients)
+        norm = whole(total)
         # a CPU's tensors can be asked at no cost: mostly there is nothing to clip
-        if params.grad_clip and (device != "cpu" or self._grad_norm > params.grad_clip):
-            nn.utils.clip_grads_with_norm_(self.model.parameters(), params.grad_clip, norm)
+        if grad_clip and (self.runtime.device != "cpu" or norm > grad_clip):
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), grad_clip, total)
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()
-        self.model.zero_grad(set_to_none=True)
-        self._pending.append(total)
+        return norm
 
     def read_back(self) -> float:
         """Bring the losses of all steps so far to the history; returns the last step's.
@@ -244,6 +264,8 @@ class Trainer:
         else:
             self.model.load_state_dict(state["model"])
             load_optimizer_tensors(self.model, self.optimizers, state["optimizers"])
+        if isinstance(self.optimizers[0], CompiledAdamW):
+            self.optimizers[0].renew_copies()
         if state["processes"] == self.ranks.size:  # with `auto` another might fit today
             self.micro_batch_size = state["micro_batch_size"]
         if state["scaler"]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from pipeline.training.adamw import CompiledAdamW, Copies
 from pipeline.training.sharding import sharded_as, whole
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024
@@ -90,12 +91,14 @@ def build_optimizers(
     embedding_lr_ratio: float,
     weight_decay: float,
     betas: tuple[float, float],
+    copies: Copies | None,
     momentum: float,
     muon_dtype: torch.dtype,
 ) -> list[torch.optim.Optimizer]:
     """AdamW over everything, or Muon over the blocks' matrices and AdamW over the rest.
 
-    Each group carries `lr_ratio`, its rate over `train.lr`. Order: AdamW, then Muon.
+    copies: of the parameters that have one, for a compiled AdamW; None for torch's. Each group
+    carries `lr_ratio`, its rate over `train.lr`. Order: AdamW, then Muon.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     hidden = [
@@ -115,7 +118,11 @@ def build_optimizers(
         {"params": vectors, "weight_decay": 0.0, "lr_ratio": 1.0},
     ]
     groups = [group for group in groups if group["params"]]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr, betas, fused=True)]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr, betas, fused=True)
+        if copies is None
+        else CompiledAdamW(groups, lr, betas, copies)
+    ]
     if hidden:
         muon = Muon(hidden, lr * muon_lr_ratio, weight_decay, momentum, muon_dtype)
         muon.param_groups[0]["lr_ratio"] = muon_lr_ratio

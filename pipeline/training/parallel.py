@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.model.gpt import GPT
@@ -20,7 +21,7 @@ from pipeline.training.ranks import Ranks
 from pipeline.training.runtime import Runtime
 from pipeline.training.sharding import whole
 
-Forward: TypeAlias = Callable[..., Any]
+Forward: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Synced: TypeAlias = Callable[[bool], AbstractContextManager[Any]]  # of whether it is the last
 
 
@@ -34,27 +35,39 @@ def recompute_blocks(model: GPT) -> None:
 def parallelise(
     model: GPT, parallel: str, runtime: Runtime, ranks: Ranks
 ) -> tuple[Forward, Synced]:
-    """What computes (ids, targets) -> (logits, loss), and the context for a micro-batch's passes.
+    """What computes (ids, targets) -> loss, and the context for a micro-batch's passes.
 
     fsdp cuts `model` itself, so that its parameters are new ones: build optimizers after this.
     """
+    loss = _Loss(model)  # logits given back would have gradients in a compiled one, of zeros
     if parallel == "fsdp":
-        return model, _shard(model, runtime, ranks)
+        return loss, _shard(model, runtime, ranks)
     if ranks.size == 1:
-        return torch.compile(model) if runtime.compile else model, lambda last: nullcontext()
+        return torch.compile(loss) if runtime.compile else loss, lambda last: nullcontext()
     from torch.nn.parallel import DistributedDataParallel
 
     with warnings.catch_warnings():
         # torch 2.13 calls it forward_sync_buffers
         warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
         copies = DistributedDataParallel(
-            model,
+            loss,
             device_ids=[ranks.local_rank] if runtime.device == "cuda" else None,
             broadcast_buffers=False,  # the rotary tables, the same everywhere
             gradient_as_bucket_view=True,
         )
     forward = torch.compile(copies) if runtime.compile else copies
     return forward, lambda last: nullcontext() if last else copies.no_sync()
+
+
+class _Loss(nn.Module):
+    """A model's loss alone."""
+
+    def __init__(self, model: GPT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, idx: Tensor, targets: Tensor) -> Tensor:
+        return self.model(idx, targets)[1]  # type: ignore[no-any-return]
 
 
 def _shard(model: GPT, runtime: Runtime, ranks: Ranks) -> Synced:

@@ -199,22 +199,24 @@ def _choose_precision(asked: str, device: str, numerics: str) -> str:
     return "bf16" if any(flag in _cpu_info() for flag in fast) else "fp32"
 
 
-def _can_compile() -> bool:
+def can_compile() -> bool:
     """Whether torch.compile finds what its CPU backend builds with: g++ and Python's headers."""
     headers = Path(sysconfig.get_path("include")) / "Python.h"
     return shutil.which(os.environ.get("CXX", "g++")) is not None and headers.is_file()
 
 
-def _choose_compile(asked: str, device: str, flops: float) -> bool:
+def _choose_compile(asked: str, device: str, flops: float, numerics: str) -> bool:
+    if numerics == "portable":  # another compiler, or another processor's instructions
+        return False
     if asked != "auto":
-        if asked == "on" and device == "cpu" and not _can_compile():
+        if asked == "on" and device == "cpu" and not can_compile():
             raise DeviceError(
                 "train.compile: found on, but g++ or Python's headers are missing; "
                 "allowed here: auto, off"
             )
         return asked == "on"
     pays = flops >= COMPILE_FROM_FLOPS.get(device, math.inf)
-    return pays and (device != "cpu" or _can_compile())
+    return pays and (device != "cpu" or can_compile())
 
 
 def choose(params: TrainParams, block_size: int, flops: float = 0.0) -> Runtime:
@@ -232,7 +234,7 @@ def choose(params: TrainParams, block_size: int, flops: float = 0.0) -> Runtime:
     if attention == "auto":
         short = device == "cpu" and block_size <= MATMUL_ATTENTION_UP_TO
         attention = "matmul" if short else "sdpa"
-    compiled = flops > 0 and _choose_compile(params.compile, device, flops)
+    compiled = flops > 0 and _choose_compile(params.compile, device, flops, params.numerics)
     threads = 1 if params.numerics == "portable" else count_threads(params.threads)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
