@@ -242,7 +242,8 @@ def choose(params: TrainParams, block_size: int, flops: float = 0.0) -> Runtime:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if device == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32
-    elif params.numerics == "native" and "amx" not in _cpu_info():
-        # oneDNN's fp32 products, twice as fast as MKL's on AMD; with AMX they would be in bf16
+    elif params.numerics == "native" and "AuthenticAMD" in _cpu_info():
+        # oneDNN's fp32 products: twice as fast as MKL's there, slower than MKL's on Intel, and
+        # in bf16 where AMX or Arm has it
         torch.set_float32_matmul_precision("medium")
     return Runtime(device, precision, attention, compiled, threads, params.numerics)
