@@ -46,6 +46,7 @@ def bench(
     device: str = typer.Option("cpu", help="cpu or cuda."),
     repeats: int = typer.Option(3, min=1, help="Rounds of ours and the peer's in turn."),
     threads: int = typer.Option(0, min=0, help="CPU threads of both; 0 for every core."),
+    name: str = typer.Option("", help="Of a further machine: its record becomes DEVICE-NAME."),
     write: bool = typer.Option(True, help="Write the record, its page and the README's section."),
     check: bool = typer.Option(
         False, "--check", help="Measure nothing; fail if page or README differ from the records."
@@ -66,10 +67,12 @@ def bench(
         return
     if device not in ON:
         raise BenchmarkError(f"--device: found {device}; allowed: {', '.join(ON)}")
-    names = workload or [*ON[device], *(QUALITY if device == "cpu" else ())]
-    for name in names:
-        if name not in SPEED and name not in QUALITY:
-            raise BenchmarkError(f"--workload: found {name}; allowed: {WORKLOADS}")
+    if not re.fullmatch("[a-z0-9-]*", name):
+        raise BenchmarkError(f"--name: found {name!r}; allowed: small letters, digits and -")
+    chosen = workload or [*ON[device], *(QUALITY if device == "cpu" else ())]
+    for one in chosen:
+        if one not in SPEED and one not in QUALITY:
+            raise BenchmarkError(f"--workload: found {one}; allowed: {WORKLOADS}")
     if peer:
         check_peer(peer)
     console = Console()
@@ -80,14 +83,15 @@ def bench(
         work = _Work(Path(folder), peer, text, device, threads, repeats, console)
         limits = record["limits"] = work.limits()
         console.print(", ".join(f"{k.replace('_', ' ')} {v:,.0f}" for k, v in limits.items()))
-        record["speed"] = {name: work.speed(name) for name in names if name in SPEED}
-        record["quality"] = {name: work.quality(name) for name in names if name in QUALITY}
+        record["speed"] = {one: work.speed(one) for one in chosen if one in SPEED}
+        record["quality"] = {one: work.quality(one) for one in chosen if one in QUALITY}
     heads, rows = benchmark_rows(record)
     console.print(table(heads, rows), markup=False, highlight=False, soft_wrap=True)
     if write:
-        write_json(RECORDS / f"{device}.json", record)
+        path = RECORDS / f"{'-'.join(filter(None, (device, name)))}.json"
+        write_json(path, record)
         _show_records(check=False)
-        console.print(f"wrote {RECORDS}/{device}.json, its page and the section BENCHMARKS")
+        console.print(f"wrote {path.as_posix()}, its page and the section BENCHMARKS")
 
 
 def _show_records(check: bool) -> None:
@@ -96,7 +100,7 @@ def _show_records(check: bool) -> None:
     from pipeline.reporting.readme import README
     from pipeline.reporting.written import differing_files, differing_sections, write_results
 
-    paths = [path for device in ON if (path := RECORDS / f"{device}.json").is_file()]
+    paths = [path for device in ON for path in sorted(RECORDS.glob(f"{device}*.json"))]
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     pages = {
         path.with_suffix(".md"): benchmark_page(record).encode()
@@ -266,8 +270,9 @@ class _Work:
         limits: list[float] = []  # in turn with the rest: a machine's clock drifts too
         steps = workload.warm_up + workload.steps
         for _ in range(self.repeats):
-            limits.append(self.limits()["bf16_gflops"])
-            self.console.print(f"{name}, limit: {limits[-1]:,.0f} GFLOP/s in bf16")
+            found = self.limits().items()
+            limits.append(max(rate for what, rate in found if what.endswith("gflops")))
+            self.console.print(f"{name}, limit: {limits[-1]:,.0f} GFLOP/s")
             for way, train in ways.items():
                 settings = merged(workload.settings(), {"train": train})
                 run = self.ours(workload.tokenizer, settings, steps, deterministic=way != FREELY)
@@ -287,7 +292,7 @@ class _Work:
             "micro_batch_size": workload.micro_batch_size,
             "parameters": run["parameters"],
             "flops_per_token": run["flops_per_token"],
-            "bf16_gflops": limits,
+            "limit_gflops": limits,
             "tokens_per_second": rates,
             "ways": facts,
         }

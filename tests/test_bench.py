@@ -14,7 +14,12 @@ from pipeline.benchmarking.workloads import QUALITY, SPEED, merged, with_setting
 from pipeline.corpus.token_file import load_split
 from pipeline.errors import BenchmarkError
 from pipeline.params import load_params
-from pipeline.reporting.benchmark import benchmark_page, benchmark_rows, quality_rows
+from pipeline.reporting.benchmark import (
+    benchmark_page,
+    benchmark_rows,
+    benchmark_section,
+    quality_rows,
+)
 
 # prints its iterations as nanoGPT's train.py does, from what it is given
 TRAIN_PY = """
@@ -28,6 +33,37 @@ print("step 0: train loss 4.2874, val loss 4.2823")
 for i in range(int(flags["max_iters"]) + 1):
     print(f"iter {i}: loss {4 - i / 100:.4f}, time {9 + i}.50ms, mfu -100.00%")
 """
+
+RECORD = {
+    "device": "cpu",
+    "command": "python -m pipeline bench",
+    "date": "2026-01-01",
+    "commit": "0123456789abcdef",
+    "threads": 2,
+    "machine": {"cpu": "A CPU", "torch": "2"},
+    "limits": {"bf16_gflops": 100.0, "copy_gb_per_second": 9.0},
+    "speed": {
+        "char": {
+            "shape": {"n_layer": 1, "n_head": 2, "n_embd": 4},
+            "block_size": 8,
+            "micro_batch_size": 2,
+            "parameters": 1234,
+            "flops_per_token": 1_000_000,
+            "limit_gflops": [50.0, 100.0, 100.0],
+            "tokens_per_second": {"ours": [4e4, 6e4, 5e4], "nanoGPT": [1e4, 1e4, 5e4]},
+            "ways": {"ours": {"runtime": "cpu, bf16", "peak_memory_mb": 321}},
+        }
+    },
+    "quality": {
+        "goal": {
+            "target": 1.9,
+            "ours": [
+                {"seed": 1, "val_loss": 1.85, "seconds": 5.0, "processor_seconds": 9.0},
+            ],
+            "nanogpt": [{"val_loss": 1.91, "seconds": 60.0}],
+        }
+    },
+}
 
 
 @pytest.fixture
@@ -93,6 +129,7 @@ def test_a_folder_that_is_no_checkout_and_a_failing_peer_are_one_line(
     ("arguments", "said"),
     [
         (["-w", "124g"], "--workload: found 124g; allowed: char"),
+        (["--name", "Old CPU"], "--name: found 'Old CPU'; allowed: small letters, digits and -"),
         (["--device", "tpu"], "--device: found tpu; allowed: cpu, cuda"),
         (["--peer", "nowhere"], "nowhere: --peer: found no train.py"),
     ],
@@ -120,41 +157,25 @@ def test_every_workload_is_a_whole_set_of_valid_settings() -> None:
 
 
 def test_the_ratio_is_the_median_of_the_pairs_and_the_share_that_of_the_limit() -> None:
-    record = {
-        "device": "cpu",
-        "command": "python -m pipeline bench",
-        "date": "2026-01-01",
-        "commit": "0123456789abcdef",
-        "threads": 2,
-        "machine": {"cpu": "A CPU", "torch": "2"},
-        "limits": {"bf16_gflops": 100.0, "copy_gb_per_second": 9.0},
-        "speed": {
-            "char": {
-                "shape": {"n_layer": 1, "n_head": 2, "n_embd": 4},
-                "block_size": 8,
-                "micro_batch_size": 2,
-                "parameters": 1234,
-                "flops_per_token": 1_000_000,
-                "bf16_gflops": [50.0, 100.0, 100.0],
-                "tokens_per_second": {"ours": [4e4, 6e4, 5e4], "nanoGPT": [1e4, 1e4, 5e4]},
-                "ways": {"ours": {"runtime": "cpu, bf16", "peak_memory_mb": 321}},
-            }
-        },
-        "quality": {
-            "goal": {
-                "target": 1.9,
-                "ours": [
-                    {"seed": 1, "val_loss": 1.85, "seconds": 5.0, "processor_seconds": 9.0},
-                ],
-                "nanogpt": [{"val_loss": 1.91, "seconds": 60.0}],
-            }
-        },
-    }
-    _, rows = benchmark_rows(record)
+    _, rows = benchmark_rows(RECORD)
     assert rows[0] == ("char", "ours", "50,000", "40,000 to 60,000", "0.60", "4.00")
     assert rows[1][-1] == ""
-    _, rows = quality_rows(record)
+    _, rows = quality_rows(RECORD)
     assert rows == [("goal", "1", "1.8500", "5.0", "9.0", "1.9100", "60.0", "12.0")]
-    page = benchmark_page(record)
+    page = benchmark_page(RECORD)
     assert "| char | ours | 1/2/4 | 8 | 2 | 1,234 | cpu, bf16 | 321 |" in page
     assert "0123456789ab`" in page
+
+
+def test_a_further_machines_page_is_checked_and_shown_beside_the_first(finished: Path) -> None:
+    folder = finished / "reports/benchmarks"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("cpu", "cpu-old"):
+        (folder / f"{name}.json").write_text(json.dumps(RECORD))
+        (folder / f"{name}.md").write_text(benchmark_page(RECORD))
+    (folder / "cpu-old.md").write_text("faster than ever")
+    done = run(finished, "python", "-m", "pipeline", "bench", "--check", check=False)
+    assert done.returncode == 1
+    assert "cpu-old.md" in done.stderr
+    assert "cpu.md" not in done.stderr
+    assert benchmark_section([RECORD, RECORD]).count("A CPU, 2 threads") == 2

@@ -1,4 +1,4 @@
-"""What `bench` measured, as tables: reports/benchmarks/DEVICE.md and the README's section."""
+"""What `bench` measured, as tables: reports/benchmarks/RECORD.md and the README's section."""
 
 import statistics
 from typing import Any
@@ -11,14 +11,14 @@ Table = tuple[tuple[str, ...], list[tuple[str, ...]]]  # heads, rows
 
 def benchmark_rows(record: dict[str, Any]) -> Table:
     """Heads and rows of the speeds: the median of the repeats, with the least and the most."""
-    heads = ("workload", "", "tokens/s", "least to most", "of the bf16 limit", f"over {PEER}")
+    heads = ("workload", "", "tokens/s", "least to most", "of the limit", f"over {PEER}")
     rows: list[tuple[str, ...]] = []
     for name, workload in record["speed"].items():
         peer = workload["tokens_per_second"].get(PEER)
         for way, rates in workload["tokens_per_second"].items():
             # pair by pair, as the machine drifts
             gflops = [rate * workload["flops_per_token"] / 1e9 for rate in rates]
-            share = _median_ratio(gflops, workload["bf16_gflops"])
+            share = _median_ratio(gflops, workload["limit_gflops"])
             ratio = _median_ratio(rates, peer) if peer and way != PEER else ""
             rows.append(
                 (
@@ -67,13 +67,17 @@ def benchmark_tables(record: dict[str, Any]) -> str:
         for name, value in limits.items()
         if name.endswith("gflops")
     )
-    rounds = [rate for workload in record["speed"].values() for rate in workload["bf16_gflops"]]
-    between = f", {min(rounds):,.0f} to {max(rounds):,.0f} before each round" if rounds else ""
+    rounds = [rate for workload in record["speed"].values() for rate in workload["limit_gflops"]]
+    again = (
+        f"; the fastest {min(rounds):,.0f} to {max(rounds):,.0f} before each round"
+        if rounds
+        else ""
+    )
     parts = [
         f"{where}, torch {machine['torch']}, {record['date']}, commit {code(record['commit'][:12])}"
         f": {code(record['command'])}.",
-        f"Limits, square products in the same run: {said}{between}; memory "
-        f"{limits['copy_gb_per_second']:,.0f} GB/s.",
+        f"Limits, square products in the same run: {said}{again}; "
+        f"memory {limits['copy_gb_per_second']:,.0f} GB/s.",
     ]
     for heads, rows in (benchmark_rows(record), quality_rows(record)):
         if rows:
@@ -82,14 +86,14 @@ def benchmark_tables(record: dict[str, Any]) -> str:
 
 
 def benchmark_section(records: list[dict[str, Any]]) -> str:
-    """The README's section: every device that was measured."""
+    """The README's section: every machine that was measured."""
     if not records:
         return "Nothing has been measured yet: `make bench` measures this machine."
     return "\n\n".join(benchmark_tables(record) for record in records)
 
 
 def benchmark_page(record: dict[str, Any]) -> str:
-    """reports/benchmarks/DEVICE.md."""
+    """A record's page, beside it."""
     rows = []
     for name, workload in record["speed"].items():
         shape = workload["shape"]
