@@ -75,6 +75,8 @@ def bench(
             raise BenchmarkError(f"--workload: found {one}; allowed: {WORKLOADS}")
     if peer:
         check_peer(peer)
+    if text is not None and not text.is_file():
+        raise BenchmarkError(f"{text}: --text: not found; allowed: a text file")
     console = Console()
     threads = threads or available_cores()
     record = _machine(device, threads)
@@ -193,8 +195,6 @@ class _Work:
         own = "data/own"
         (project / own).mkdir(parents=True)
         if self.text is not None:
-            if not self.text.is_file():
-                raise BenchmarkError(f"{self.text}: --text: not found; allowed: a text file")
             shutil.copy(self.text, project / own)
         settings = merged(
             load_params().model_dump(),

@@ -85,6 +85,7 @@ def compute(params: Params) -> tuple[dict[str, Any], str, dict[str, Any]]:
     runtime = runtimes.choose(params.train, model.config.block_size)
     model.to(runtime.device).set_attention(runtime.attention)
     tokenizer = tokenizers.from_json(best["tokenizer"], "best.pt")
+    _same_tokenizer("best.pt", tokenizer, "the tokens that it was trained on; `dvc repro`")
 
     def score(name: str, overlap: float) -> "Score":
         return score_split(
@@ -194,7 +195,6 @@ def _only_print(params: Params, checkpoint: str, text: Path | None) -> None:
 
     import numpy as np
 
-    from pipeline.corpus import tokenizers
     from pipeline.corpus.token_file import load_split
     from pipeline.evaluation.perplexity import score_split
     from pipeline.model.pretrained import load_pretrained
@@ -209,13 +209,7 @@ def _only_print(params: Params, checkpoint: str, text: Path | None) -> None:
         words = len(written.split())
         tokens = {text.name: np.concatenate(([tokenizer.eot_id], tokenizer.encode(written)))}
     else:
-        prepared = tokenizers.load(TOKENS / "tokenizer.json")
-        if prepared.sha256 != tokenizer.sha256:
-            raise CheckpointError(
-                f"{checkpoint}: its tokenizer ({tokenizer.kind}, {tokenizer.vocab_size} tokens) is "
-                f"not that of data/tokens ({prepared.kind}, {prepared.vocab_size} tokens); "
-                "allowed: --text FILE, or the same prepare.tokenizer"
-            )
+        _same_tokenizer(checkpoint, tokenizer, "--text FILE, or the same prepare.tokenizer")
         splits = {name: load_split(TOKENS, name).tokens[:] for name in ("val", "test")}
         tokens = {name: ids for name, ids in splits.items() if len(ids)}
     table = Table("text", "targets", "loss", "perplexity", "bits per byte")
@@ -238,13 +232,29 @@ def _only_print(params: Params, checkpoint: str, text: Path | None) -> None:
     Console().print(table)
 
 
+def _same_tokenizer(checkpoint: str, tokenizer: "Tokenizer", allowed: str) -> None:
+    """Tokens of another vocabulary would have a loss too, and it would say nothing."""
+    from pipeline.corpus import tokenizers
+
+    prepared = tokenizers.load(TOKENS / "tokenizer.json")
+    if prepared.sha256 != tokenizer.sha256:
+        raise CheckpointError(
+            f"{checkpoint}: its tokenizer ({tokenizer.kind}, {tokenizer.vocab_size} tokens) is "
+            f"not that of data/tokens ({prepared.kind}, {prepared.vocab_size} tokens); "
+            f"allowed: {allowed}"
+        )
+
+
 def _read_text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path}: not UTF-8 at byte {error.start}") from None
     except OSError as error:
         raise CorpusError(f"{path}: {error.strerror}") from None
+    if not text:
+        raise CorpusError(f"{path}: --text: found nothing; allowed: a file with text")
+    return text
 
 
 def _before_training(best_val_loss: float) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Command generate: text from a trained checkpoint, or any model that can be read."""
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,7 +31,8 @@ def generate(
     ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to draw.")] = None,
     temperature: Annotated[
-        float | None, typer.Option(min=0.0, help="Below 1 is bolder; 0 takes the likeliest.")
+        float | None,
+        typer.Option(min=0.0, help="Below 1 is safer, above bolder; 0 takes the likeliest."),
     ] = None,
     top_k: Annotated[int | None, typer.Option(min=0, help="Likeliest tokens kept; 0: all.")] = None,
     top_p: Annotated[
@@ -81,9 +83,16 @@ def generate(
         "num_samples": num_samples,
     }
     given = {name: value for name, value in asked.items() if value is not None}
-    for option, value in (("top-p", top_p), ("repetition-penalty", repetition_penalty)):
-        if value is not None and value <= 0:
-            raise ParamsError(f"--{option}: found {value}; allowed: above 0")
+    for option, value, zero in (
+        ("temperature", temperature, True),
+        ("top-p", top_p, False),
+        ("min-p", min_p, True),
+        ("repetition-penalty", repetition_penalty, False),
+    ):
+        if value is None or (0 < value < math.inf) or (zero and value == 0):
+            continue
+        allowed = "0 or more" if zero else "above 0"
+        raise ParamsError(f"--{option}: found {value}; allowed: {allowed}")
     sample = SampleParams.model_validate({**params.sample.model_dump(), **given})
 
     from pipeline.training import runtime as runtimes

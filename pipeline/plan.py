@@ -1,5 +1,6 @@
 """plan: what a training takes, for each size of GPT-2 and for params.yaml's own model."""
 
+import math
 from enum import Enum
 from pathlib import Path
 
@@ -39,9 +40,11 @@ def plan(
     nproc: list[int] = typer.Option(
         [], help="Numbers of processes; 1 and the most up to 8 that divide a step if none."
     ),
-    tokens: float = typer.Option(0, help="Of the whole training; 0: params.yaml's max_steps."),
-    memory: float = typer.Option(0, help="GB of each process; 0: the device's."),
-    tflops: float = typer.Option(0, help="TFLOP/s that a process reaches; 0: the device's."),
+    tokens: float = typer.Option(
+        0, min=0, help="Of the whole training; 0: params.yaml's max_steps."
+    ),
+    memory: float = typer.Option(0, min=0, help="GB of each process; 0: the device's."),
+    tflops: float = typer.Option(0, min=0, help="TFLOP/s that a process reaches; 0: the device's."),
 ) -> None:
     """Estimate memory and time of each model size on so many devices, before paying for them.
 
@@ -56,6 +59,9 @@ def plan(
     nproc = nproc or sorted({1, divide(train.sequences, 8)})
     if min(nproc) < 1:
         raise ParamsError(f"--nproc: found {min(nproc)}; allowed: 1 or more")
+    for option, value in (("tokens", tokens), ("memory", memory), ("tflops", tflops)):
+        if not math.isfinite(value):
+            raise ParamsError(f"--{option}: found {value}; allowed: a number 0 or more")
     most, reached = DEVICES[device]
     most, reached = memory or most, tflops or reached
     micro_batch = 8 if train.micro_batch_size == "auto" else train.micro_batch

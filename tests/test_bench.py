@@ -131,6 +131,7 @@ def test_a_folder_that_is_no_checkout_and_a_failing_peer_are_one_line(
         (["-w", "124g"], "--workload: found 124g; allowed: char"),
         (["--name", "Old CPU"], "--name: found 'Old CPU'; allowed: small letters, digits and -"),
         (["--device", "tpu"], "--device: found tpu; allowed: cpu, cuda"),
+        (["--text", "nowhere.txt"], "nowhere.txt: --text: not found; allowed: a text file"),
         (["--peer", "nowhere"], "nowhere: --peer: found no train.py"),
     ],
 )

@@ -1,4 +1,5 @@
-"""Proves that evaluate draws its samples as params.yaml says, and a text of every strategy."""
+"""Proves that evaluate draws its samples as params.yaml says, and a text of every strategy, and
+that what it cannot score is one line."""
 
 import json
 from pathlib import Path
@@ -39,3 +40,22 @@ def test_every_strategy_has_a_text(finished: Path) -> None:
     texts = {each["strategy"]: each["text"] for each in strategies}
     assert texts["as set"] == generated[0]["text"]
     assert len(set(texts.values())) > 3
+
+
+def test_tokens_that_the_checkpoint_does_not_know_are_refused(finished: Path) -> None:
+    metrics = (finished / "reports/metrics.json").read_bytes()
+    set_params(finished, prepare__tokenizer="char")
+    run(finished, "python", "-m", "pipeline", "prepare")
+    done = run(finished, "python", "-m", "pipeline", "evaluate", check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: best.pt: its tokenizer (byte, 257 tokens) is not that of")
+    assert done.stderr.count("\n") == 1
+    assert (finished / "reports/metrics.json").read_bytes() == metrics
+
+
+def test_an_empty_text_is_refused(finished: Path) -> None:
+    (finished / "empty.txt").touch()
+    command = ("python", "-m", "pipeline", "evaluate", "--text", "empty.txt")
+    done = run(finished, *command, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: empty.txt: --text: found nothing; allowed: a file with text\n"

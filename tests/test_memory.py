@@ -70,6 +70,10 @@ def test_the_command_prints_every_size_and_refuses_an_uneven_division() -> None:
     refused = plan("--nproc", "3")
     assert refused.returncode == 2
     assert refused.stderr.endswith("allowed: 1, 2, 4\n")
+    endless = plan("--tokens", "inf")
+    assert (endless.returncode, endless.stdout) == (2, "")
+    assert endless.stderr == "error: --tokens: found inf; allowed: a number 0 or more\n"
+    assert plan("--tflops", "-1").returncode == 2
 
 
 def test_a_prepared_projects_own_model_has_its_vocabulary(finished: Path) -> None:
