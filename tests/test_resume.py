@@ -287,7 +287,7 @@ def test_dvc_killed_leaves_no_trainer_and_the_next_repro_ends_in_the_same_bytes(
     number: str, tmp_path: Path
 ) -> None:
     # many steps after the last kill: a test that is slow to look must not find the run at its end
-    project = make_project(tmp_path / "p", log__save_interval=1e-6, train__max_steps=800)
+    project = make_project(tmp_path / "p", log__save_interval=1e-6, train__max_steps=400)
     run(project, "dvc", "repro", "-q")
     whole = hashes(project, ALL)
     clone = tmp_path / "clone"

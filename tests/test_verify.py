@@ -42,14 +42,18 @@ def digit(data: bytes) -> bytes:
     ("path", "change"),
     [
         ("data/checkpoints/best.pt", flipped),
-        ("data/tokens/val.bin", flipped),
+        pytest.param("data/tokens/val.bin", flipped, marks=pytest.mark.slow),
         ("reports/metrics.json", lambda data: data.replace(b'"steps": 20', b'"steps": 21')),
-        ("params.yaml", lambda data: data.replace(b"seed: 1337", b"seed: 1338", 1)),
+        pytest.param(
+            "params.yaml",
+            lambda data: data.replace(b"seed: 1337", b"seed: 1338", 1),
+            marks=pytest.mark.slow,
+        ),
         ("params.yaml", lambda data: data.replace(b"# read by", b"# Read by", 1)),
         ("pipeline/training/schedule.py", lambda data: data + b"\n"),
         ("README.md", digit),
-        ("reports/train.csv", flipped),
-        ("reports/figures/loss.png", flipped),
+        pytest.param("reports/train.csv", flipped, marks=pytest.mark.slow),
+        pytest.param("reports/figures/loss.png", flipped, marks=pytest.mark.slow),
     ],
 )
 def test_one_changed_byte_is_named(finished: Path, path: str, change: object) -> None:
