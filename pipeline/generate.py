@@ -1,6 +1,5 @@
 """Command generate: text from a trained checkpoint, or any model that can be read."""
 
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.errors import ParamsError, UserError
-from pipeline.params import SampleParams, load_params
+from pipeline.errors import UserError
+from pipeline.params import SampleParams, load_params, with_options
 from pipeline.storage import write_text
 
 if TYPE_CHECKING:
@@ -83,17 +82,7 @@ def generate(
         "num_samples": num_samples,
     }
     given = {name: value for name, value in asked.items() if value is not None}
-    for option, value, zero in (
-        ("temperature", temperature, True),
-        ("top-p", top_p, False),
-        ("min-p", min_p, True),
-        ("repetition-penalty", repetition_penalty, False),
-    ):
-        if value is None or (0 < value < math.inf) or (zero and value == 0):
-            continue
-        allowed = "0 or more" if zero else "above 0"
-        raise ParamsError(f"--{option}: found {value}; allowed: {allowed}")
-    sample = SampleParams.model_validate({**params.sample.model_dump(), **given})
+    sample = with_options(params.sample, given)
 
     from pipeline.training import runtime as runtimes
 

@@ -19,6 +19,23 @@ from pipeline.errors import ParamsError
 
 PARAMS_FILE = Path("params.yaml")
 
+# JSON schema's words in a user's
+TYPES = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "string": "text",
+    "null": "null",
+    None: "a section of settings",
+}
+BOUNDS = {
+    "minimum": "of at least",
+    "exclusiveMinimum": "above",
+    "maximum": "of at most",
+    "exclusiveMaximum": "below",
+    "minLength": "of length at least",
+}
+
 Count = Annotated[int, Field(ge=1)]
 CountOrNone = Annotated[int, Field(ge=0)]  # 0 switches the thing off
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -67,7 +84,10 @@ class PrepareParams(Section):
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> Self:
         if self.val_fraction + self.test_fraction >= 1:
-            raise ValueError("Input should be val_fraction + test_fraction below 1")
+            raise ValueError(
+                f"val_fraction: found {self.val_fraction} with test_fraction "
+                f"{self.test_fraction}; allowed: less than 1 together"
+            )
         return self
 
 
@@ -119,7 +139,7 @@ class TrainParams(Section):
     stride: Count | None
     max_seq_len: Count | None
     optimizer: Literal["adamw", "muon"]
-    lr: Positive
+    lr: Annotated[Positive, Field(description="auto or a number above 0")]
     muon_lr_ratio: Positive
     embedding_lr_ratio: Positive
     min_lr: NotNegative
@@ -217,7 +237,13 @@ class LogParams(Section):
 
     save_interval: Positive
     workers: Literal["auto"] | Count
-    scheduler: Annotated[str, Field(pattern=r"^(tcp|tls)://[^/]+:\d+$")] | None
+    scheduler: (
+        Annotated[
+            str,
+            Field(pattern=r"^(tcp|tls)://[^/]+:\d+$", description="tcp://HOST:PORT, tls://HOST:PORT"),
+        ]
+        | None
+    )
 
 
 class EvaluateParams(Section):
@@ -307,40 +333,47 @@ def check_params(values: dict[str, Any], where: str) -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise ParamsError(f"{where}: {_one_line(error)}") from None
+        raise ParamsError(f"{where}: {_one_line(error, Params)}") from None
 
 
-def _one_line(error: ValidationError) -> str:
+def with_options(sample: SampleParams, options: dict[str, Any]) -> SampleParams:
+    """The settings with a command's options in their place; raises ParamsError naming one."""
+    try:
+        return SampleParams.model_validate({**sample.model_dump(), **options})
+    except ValidationError as error:
+        name, _, rest = _one_line(error, SampleParams).partition(":")
+        raise ParamsError(f"--{name.replace('_', '-')}:{rest}") from None
+
+
+def _one_line(error: ValidationError, model: type[Section]) -> str:
     problems = error.errors(include_url=False, include_context=False)
     problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")  # a typo explains most
-    first, others = problems[0], len(problems) - 1
+    depth = 2 if model is Params else 1  # below that are names of a union's alternatives
+    first, others = problems[0], len({problem["loc"][:depth] for problem in problems}) - 1
     more = f" (and {others} more)" if others else ""
-    # a union's problems end in the name of the alternative: train.threads.int
-    location = [str(part) for part in first["loc"] if "[" not in str(part)]
+    location = [str(part) for part in first["loc"][:depth]]
     if first["type"] == "value_error":  # a rule over several keys: names its own
-        message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        return f"{'.'.join([*location, message])}{more}"
-    if len(location) > 2:
-        location = location[:2]
+        return f"{'.'.join([*location, first['msg'].removeprefix('Value error, ')])}{more}"
     key = ".".join(location)
+    for section in location[:-1]:
+        model = model.model_fields[section].annotation  # type: ignore[assignment]
     if first["type"] == "extra_forbidden":
-        return f"{key}: unknown parameter{_suggestion(location)}{more}"
+        close = difflib.get_close_matches(location[-1], model.model_fields, n=1)
+        known = f"did you mean {close[0]}?" if close else f"known: {', '.join(model.model_fields)}"
+        return f"{key}: unknown parameter; {known}{more}"
     if first["type"] == "missing":
         return f"{key}: missing; every parameter must be there{more}"
-    alternatives = [
-        problem["msg"].removeprefix("Input should be ")
-        for problem in problems
-        if problem["loc"][: len(location)] == first["loc"][: len(location)]
-    ]
-    same_key = len(alternatives) - 1
-    more = f" (and {others - same_key} more)" if others > same_key else ""
-    return f"{key}: found {first['input']!r}; allowed: {' or '.join(alternatives)}{more}"
+    allowed = _allowed(model.model_json_schema()["properties"][location[-1]])
+    return f"{key}: found {first['input']!r}; allowed: {allowed}{more}"
 
 
-def _suggestion(location: list[str]) -> str:
-    fields: dict[str, Any] = dict(Params.model_fields)
-    for section in location[:-1]:
-        fields = dict(fields[section].annotation.model_fields)
-    close = difflib.get_close_matches(location[-1], fields, n=1)
-    known = f"did you mean {close[0]}?" if close else f"known: {', '.join(fields)}"
-    return f"; {known}"
+def _allowed(schema: dict[str, Any]) -> str:
+    """A JSON schema's type, values and bounds in words."""
+    if "description" in schema:
+        return str(schema["description"])
+    if "anyOf" in schema:
+        return " or ".join(map(_allowed, schema["anyOf"]))
+    if "enum" in schema or "const" in schema:
+        return ", ".join(schema.get("enum") or [schema["const"]])
+    bounds = [f"{word} {schema[name]:.10g}" for name, word in BOUNDS.items() if name in schema]
+    return " ".join([TYPES[schema.get("type")], " and ".join(bounds)]).rstrip()

@@ -114,10 +114,16 @@ def test_any_model_that_can_be_read_will_do(model: GPT, shown: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("--top-p", "0"), "--top-p: found 0.0; allowed: above 0"),
-        (("--repetition-penalty", "-1"), "--repetition-penalty: found -1.0; allowed: above 0"),
-        (("--temperature", "inf"), "--temperature: found inf; allowed: 0 or more"),
-        (("--repetition-penalty", "nan"), "--repetition-penalty: found nan; allowed: above 0"),
+        (("--top-p", "0"), "--top-p: found 0.0; allowed: a number above 0 and of at most 1"),
+        (
+            ("--repetition-penalty", "-1"),
+            "--repetition-penalty: found -1.0; allowed: a number above 0",
+        ),
+        (("--temperature", "inf"), "--temperature: found inf; allowed: a number of at least 0"),
+        (
+            ("--repetition-penalty", "nan"),
+            "--repetition-penalty: found nan; allowed: a number above 0",
+        ),
         (("--checkpoint", "none.pt"), "none.pt: not found; allowed: gpt2, gpt2-medium"),
     ],
 )

@@ -42,19 +42,50 @@ def test_yaml_1_2_numbers_are_numbers(tmp_path: Path, text: str, number: float) 
 @pytest.mark.parametrize(
     ("key", "after", "line"),
     [
-        ("lr", "lr: fast", "train.lr: found 'fast'; allowed: a valid number"),
-        ("lr", "lr: '1e-4'", "train.lr: found '1e-4'; allowed: a valid number"),
-        ("lr", "lr: -1", "train.lr: found -1; allowed: greater than 0"),
-        ("lr", "lr: .inf", "train.lr: found inf; allowed: a finite number"),
+        ("lr", "lr: fast", "train.lr: found 'fast'; allowed: auto or a number above 0"),
+        ("lr", "lr: '1e-4'", "train.lr: found '1e-4'; allowed: auto or a number above 0"),
+        ("lr", "lr: -1", "train.lr: found -1; allowed: auto or a number above 0"),
+        ("lr", "lr: .inf", "train.lr: found inf; allowed: auto or a number above 0"),
         ("lr", "lrr: 1", "train.lrr: unknown parameter; did you mean lr?"),
-        ("max_steps", "max_steps: 1e3", "train.max_steps: found 1000.0; allowed: a valid integer"),
-        ("bias", "bias: no", "model.bias: found 'no'; allowed: a valid boolean"),
+        (
+            "seed",
+            "seed: -1\n  sed: 1",
+            "train.sed: unknown parameter; did you mean seed? (and 1 more)",
+        ),
+        (
+            "max_steps",
+            "max_steps: 1e3",
+            "train.max_steps: found 1000.0; allowed: a whole number of at least 1",
+        ),
+        ("bias", "bias: no", "model.bias: found 'no'; allowed: true or false"),
         ("n_head", "n_head: 5", "model.n_head: found 5; allowed: a divisor of n_embd"),
-        ("tokenizer", "tokenizer: bp", "prepare.tokenizer: found 'bp'; allowed: 'gpt2'"),
-        ("threads", "threads: 0", "train.threads: found 0; allowed: 'auto' or greater"),
-        ("val_fraction", "val_fraction: 0.96", "val_fraction + test_fraction below 1"),
+        (
+            "tokenizer",
+            "tokenizer: bp",
+            "prepare.tokenizer: found 'bp'; allowed: gpt2, bpe, char, byte, r50k_base",
+        ),
+        (
+            "threads",
+            "threads: 0",
+            "train.threads: found 0; allowed: auto or a whole number of at least 1",
+        ),
+        (
+            "scheduler",
+            "scheduler: 8786",
+            "log.scheduler: found 8786; allowed: tcp://HOST:PORT, tls://HOST:PORT or null",
+        ),
+        (
+            "val_fraction",
+            "val_fraction: 0.96",
+            "prepare.val_fraction: found 0.96 with test_fraction 0.05; allowed: less than 1",
+        ),
         ("min_lr", "min_lr: 1.0", "train.min_lr: found 1.0; allowed: 0 to lr"),
-        ("dropout", "dropout: 1", "model.dropout: found 1; allowed: less than 1"),
+        (
+            "dropout",
+            "dropout: 1",
+            "model.dropout: found 1; allowed: a number of at least 0 and below 1",
+        ),
+        ("path", "path: ''", "corpus.path: found ''; allowed: text of length at least 1"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, key: str, after: str, line: str) -> None:

@@ -52,7 +52,7 @@ def test_a_report_setting_re_runs_the_report_alone(finished: Path) -> None:
 
 
 BAD_SETTINGS = [
-    ("train.lr=fast", "train.lr: found 'fast'; allowed: a valid number"),
+    ("train.lr=fast", "train.lr: found 'fast'; allowed: auto or a number above 0"),
     ("model.n_head=5", "model.n_head: found 5; allowed: a divisor of n_embd (16)"),
     ("model.block_size=2000", "val split: found"),
     ("train.device=mps", "train.device: found mps"),

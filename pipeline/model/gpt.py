@@ -287,7 +287,8 @@ class GPT(nn.Module):
         return self.ln_f(x) if self.ln_f is not None else rms_norm(x)
 
     def _logits(self, features: Tensor, weight: Tensor) -> Tensor:
-        V = self.config.vocab_size  # in products of sizes that are fast
+        """(B, T, V), in products of sizes that are fast."""
+        V = self.config.vocab_size
         if V <= HEAD_BLOCK:
             return F.linear(features, weight)
         if features.is_cuda:

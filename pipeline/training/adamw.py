@@ -1,4 +1,4 @@
-"""AdamW for one process on a CPU, compiled: there memory is what is slow.
+"""AdamW, and for one process on a CPU a compiled one: there memory is what is slow.
 
 A step under autocast reads or writes a matrix and its gradient seven times beside the products:
 casts there and back, norm, clipping, AdamW. Here one compiled function does the last three. The
@@ -34,8 +34,27 @@ def with_copies(model: GPT, dtype: torch.dtype) -> tuple[GPT, Copies]:
     return copy.deepcopy(model, shared | replaced), copies
 
 
-class CompiledAdamW(torch.optim.AdamW):
-    """torch's AdamW and the clipping before it, in one compiled function.
+class AdamW(torch.optim.AdamW):
+    """torch's, with its state there before the first step.
+
+    Made in that step, it would fill room that the activations have left, and the next step's would
+    need more (reports/benchmarks/plan.md).
+    """
+
+    def __init__(
+        self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], fused: bool
+    ) -> None:
+        super().__init__(groups, lr, betas, fused=fused)
+        for weight in (weight for group in self.param_groups for weight in group["params"]):
+            self.state[weight] = {
+                "step": torch.zeros((), device=weight.device),
+                "exp_avg": torch.zeros_like(weight),
+                "exp_avg_sq": torch.zeros_like(weight),
+            }
+
+
+class CompiledAdamW(AdamW):
+    """AdamW and the clipping before it, in one compiled function.
 
     A parameter that has a copy takes the copy's gradient, and the copy follows its new value. The
     state is torch's own: exp_avg, exp_avg_sq and step of each parameter.
@@ -44,7 +63,7 @@ class CompiledAdamW(torch.optim.AdamW):
     def __init__(
         self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], copies: Copies
     ) -> None:
-        super().__init__(groups, lr, betas)
+        super().__init__(groups, lr, betas, fused=False)
         self.copies = copies
         self._compiled = torch.compile(_update, dynamic=False)
 
@@ -56,11 +75,7 @@ class CompiledAdamW(torch.optim.AdamW):
         """
         weights = [weight for group in self.param_groups for weight in group["params"]]
         for weight in weights:
-            state = self.state[weight]
-            if not state:
-                state["step"] = torch.zeros(())
-                state["exp_avg"], state["exp_avg_sq"] = (torch.zeros_like(weight) for _ in "ms")
-            state["step"] += 1
+            self.state[weight]["step"] += 1
         step = float(self.state[weights[0]]["step"])  # they all take every step
         beta1, beta2 = self.defaults["betas"]
         root = math.sqrt(1 - beta2**step)

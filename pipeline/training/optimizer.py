@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from pipeline.training.adamw import CompiledAdamW, Copies
+from pipeline.training.adamw import AdamW, CompiledAdamW, Copies
 from pipeline.training.sharding import sharded_as, whole
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024
@@ -119,7 +119,7 @@ def build_optimizers(
     ]
     groups = [group for group in groups if group["params"]]
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr, betas, fused=True)
+        AdamW(groups, lr, betas, fused=True)
         if copies is None
         else CompiledAdamW(groups, lr, betas, copies)
     ]
