@@ -26,7 +26,12 @@ COMMANDS = (
     "plan",
 )  # each is a function of the module of its name
 GROUPS = ("sweep",)  # each is the `app` of the module of its name: commands under one word
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# what a user can mend where a file cannot be written or read
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "let a folder be there"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "allow it"),
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -57,10 +62,10 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         status = _fail(str(error), error.exit_code, stage)
     except OSError as error:
-        if error.errno not in NO_SPACE:
+        if error.errno not in REMEDIES:
             raise
-        where = error.filename or "a file"
-        status = _fail(f"{where}: {error.strerror}; make room and run it again", 1, stage)
+        where, remedy = error.filename or "a file", REMEDIES[error.errno]
+        status = _fail(f"{where}: {error.strerror}; {remedy} and run it again", 1, stage)
     if stage and status == 0:
         import_module("pipeline.restore").keep_results(stage)
     return status

@@ -28,26 +28,26 @@ def generate(
     prompt: Annotated[
         str | None, typer.Option(help="Text to go on from; \\n is a new line, '' starts afresh.")
     ] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to draw.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens to draw.")] = None,
     temperature: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Below 1 is safer, above bolder; 0 takes the likeliest."),
+        typer.Option(help="Below 1 is safer, above bolder; 0 takes the likeliest."),
     ] = None,
-    top_k: Annotated[int | None, typer.Option(min=0, help="Likeliest tokens kept; 0: all.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Likeliest tokens kept; 0: all.")] = None,
     top_p: Annotated[
-        float | None, typer.Option(max=1.0, help="Likeliest tokens that together reach it; 1: all.")
+        float | None, typer.Option(help="Likeliest tokens that together reach it; 1: all.")
     ] = None,
     min_p: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Tokens at least so likely as the first.")
+        float | None, typer.Option(help="Tokens at least so likely as the first.")
     ] = None,
     repetition_penalty: Annotated[
         float | None, typer.Option(help="Above 1: fewer of the tokens that were there.")
     ] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token.")] = False,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="The same seed, the same text; sample 2 has seed + 1.")
+        int | None, typer.Option(help="The same seed, the same text; sample 2 has seed + 1.")
     ] = None,
-    num_samples: Annotated[int | None, typer.Option(min=1, help="How many samples.")] = None,
+    num_samples: Annotated[int | None, typer.Option(help="How many samples.")] = None,
     stop: Annotated[
         list[str] | None, typer.Option(help="End before this text; can be given again.")
     ] = None,

@@ -50,7 +50,6 @@ SIZES = {
     "gpt2-xl": (48, 25, 1600),
 }
 
-
 LR_FROM_SCRATCH, LR_FROM_PRETRAINED = 3e-3, 5e-5  # train.lr: auto
 
 
@@ -237,12 +236,8 @@ class LogParams(Section):
 
     save_interval: Positive
     workers: Literal["auto"] | Count
-    scheduler: (
-        Annotated[
-            str,
-            Field(pattern=r"^(tcp|tls)://[^/]+:\d+$", description="tcp://HOST:PORT, tls://HOST:PORT"),
-        ]
-        | None
+    scheduler: str | None = Field(
+        pattern=r"^(tcp|tls)://[^/]+:\d+$", description="null, tcp://HOST:PORT or tls://HOST:PORT"
     )
 
 

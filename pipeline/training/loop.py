@@ -200,8 +200,9 @@ class Trainer:
             losses = self.ranks.sum(torch.stack(self._pending)) / self.ranks.size
             for step, loss in enumerate(losses.tolist(), first):
                 if not math.isfinite(loss):
-                    kept = f"the best checkpoint before it (step {self.best_step}) is kept"
-                    kept = "no checkpoint was before it" if self.best_loss is None else kept
+                    kept = "no checkpoint was before it"
+                    if self.best_loss is not None:
+                        kept = f"the best checkpoint before it (step {self.best_step}) is kept"
                     raise TrainingError(
                         f"training loss is {loss} at step {step}; {kept}. "
                         "Lower train.lr, or raise train.warmup_steps"
