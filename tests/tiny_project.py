@@ -13,7 +13,10 @@ from pipeline.reporting.readme import fill
 from pipeline.reporting.sweep_table import as_section
 
 ROOT = Path(__file__).parent.parent
-COPIED = ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "README.md")
+COPIED = (
+    "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "README.md",
+    ".dvc/config", ".dvc/.gitignore",
+)  # fmt: skip
 TINY = {
     "prepare.tokenizer": "byte",
     "prepare.val_fraction": 0.1,
@@ -79,8 +82,11 @@ def make_project(folder: Path, **changes: object) -> Path:
     """The shipped code with tiny settings and a text of its own, committed."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
-        shutil.copy(ROOT / name, folder)
-    ignored = shutil.ignore_patterns("__pycache__")
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")
+    # with what is compiled, but not what another process is just writing
+    ignored = shutil.ignore_patterns("*.pyc.*")
     shutil.copytree(ROOT / "pipeline", folder / "pipeline", ignore=ignored)
     (folder / "reports/sweeps").mkdir(parents=True)
     shutil.copy(ROOT / "reports/sweeps/README.md", folder / "reports/sweeps")
@@ -95,9 +101,6 @@ def make_project(folder: Path, **changes: object) -> Path:
     set_params(folder, **{key.replace(".", "__"): value for key, value in TINY.items()})
     set_params(folder, **changes)
     run(folder, "git", "init", "-q", "-b", "main")
-    run(folder, "dvc", "init", "-q")
-    shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")
-    run(folder, "dvc", "config", "core.analytics", "false")
     commit(folder)
     return folder
 
