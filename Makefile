@@ -53,10 +53,10 @@ bench: $(READY) ## Measure speed, beside nanoGPT's too: make bench PEER=../nanoG
 	$(BIN)/python -m pipeline bench $(if $(PEER),--peer $(PEER))
 
 test: lint ## Check style and types, run the fast tests
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 test-all: $(EXTRAS) lint ## Check style and types, run all tests, the slow proofs too
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY) ## Check style and types alone
 	$(BIN)/ruff check .

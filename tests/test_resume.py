@@ -205,7 +205,8 @@ def test_with_every_state_damaged_the_run_starts_afresh_and_says_so(interrupted:
     assert "going on" not in done.stdout
 
 
-def test_a_state_cut_at_every_length_is_never_used(interrupted: Path) -> None:
+@pytest.mark.parametrize("lengths", [256, pytest.param(4096, marks=pytest.mark.slow)])
+def test_a_state_cut_at_every_length_is_never_used(interrupted: Path, lengths: int) -> None:
     sys.path.insert(0, str(interrupted))
     from pipeline.training.resume import ResumeState
 
@@ -219,7 +220,7 @@ def test_a_state_cut_at_every_length_is_never_used(interrupted: Path) -> None:
         whole, damaged = resume.load(interrupted / "out")
         assert whole is not None
         assert damaged == []
-        for length in range(0, len(data), max(1, len(data) // 4096)):
+        for length in range(0, len(data), max(1, len(data) // lengths)):
             newest.write_bytes(data[:length])
             state, damaged = resume.load(interrupted / "out")
             assert state is not None
@@ -287,12 +288,12 @@ def test_dvc_killed_leaves_no_trainer_and_the_next_repro_ends_in_the_same_bytes(
     number: str, tmp_path: Path
 ) -> None:
     # many steps after the last kill: a test that is slow to look must not find the run at its end
-    project = make_project(tmp_path / "p", log__save_interval=1e-6, train__max_steps=400)
+    project = make_project(tmp_path / "p", log__save_interval=1e-6, train__max_steps=200)
     run(project, "dvc", "repro", "-q")
     whole = hashes(project, ALL)
     clone = tmp_path / "clone"
     run(tmp_path, "git", "clone", "-q", str(project), str(clone))
-    for rows in (5, 30, 60):
+    for rows in (5, 15, 30):
         (clone / "reports/train.csv").unlink(missing_ok=True)  # rows of this run alone are counted
         # a shell that may stay between dvc and the trainer, and outlive dvc: Debian's sh does
         dvc = subprocess.Popen(
