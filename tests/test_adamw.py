@@ -62,25 +62,23 @@ def test_it_is_torchs_adamw_after_torchs_clipping(grad_clip: float) -> None:
             torch.testing.assert_close(own.state[one][name], value, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize(("grad_clip", "rounding"), [(0.0, 0.0), (1.0, 1e-6)])
-def test_a_copy_gives_the_gradient_and_follows_the_weight(
-    grad_clip: float, rounding: float
-) -> None:
-    """Clipped, the norm's order of summation moves a weight by a few roundings of its rate, 0.3."""
+@pytest.mark.parametrize("grad_clip", [0.0, 1.0])
+def test_a_copy_gives_the_gradient_and_follows_the_weight(grad_clip: float) -> None:
     generator = torch.Generator().manual_seed(7)
     plain, copied = parameters(), parameters()
     copies = {copied[0]: nn.Parameter(copied[0].detach().bfloat16())}
     one = CompiledAdamW(groups(plain), 0.02, (0.9, 0.95), {})
     other = CompiledAdamW(groups(copied), 0.02, (0.9, 0.95), copies)
     for _ in range(3):
-        gradients = [torch.randn(shape, generator=generator).bfloat16() for shape in SHAPES]
+        # whole numbers: their norm is the same to the bit in whatever order it is summed
+        gradients = [torch.randint(-8, 9, s, generator=generator).bfloat16() for s in SHAPES]
         for a, b, gradient in zip(plain, copied, gradients, strict=True):
             a.grad, b.grad = gradient.float(), gradient.float()
         copied[0].grad, copies[copied[0]].grad = None, gradients[0]
-        torch.testing.assert_close(one.step(grad_clip), other.step(grad_clip))
+        assert torch.equal(one.step(grad_clip), other.step(grad_clip))
         assert torch.equal(copies[copied[0]], copied[0].bfloat16())
     for a, b in zip(plain, copied, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=rounding)
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "modern"])
