@@ -21,7 +21,7 @@ from pipeline.corpus.formats import TOKEN_LISTS, Decoding, documents, suffix_of
 from pipeline.corpus.remote_files import bring, is_remote
 from pipeline.corpus.sources import SOURCES, fetch_named, own_files
 from pipeline.corpus.token_lists import read_token_lists
-from pipeline.errors import CorpusError, FetchError
+from pipeline.errors import CorpusError
 from pipeline.params import CorpusParams, load_params
 from pipeline.storage import sha256_file, sha256_json, write_json
 
@@ -44,18 +44,15 @@ def fetch() -> None:
         own, left_out = own_files(path, params.pattern)
         new = Path(temporary, "raw")
         new.mkdir()
-        try:
-            if own:
-                manifest = _take_own(own, params, new, console)
-            else:
-                manifest = _take_named(params.name, new, console)
-            write_json(new / "manifest.json", manifest)
-            if RAW.exists():
-                shutil.rmtree(RAW)
-            RAW.parent.mkdir(exist_ok=True)
-            shutil.move(new, RAW)
-        except OSError as error:
-            raise FetchError(f"{error.filename or RAW}: {error.strerror or error}") from None
+        if own:
+            manifest = _take_own(own, params, new, console)
+        else:
+            manifest = _take_named(params.name, new, console)
+        write_json(new / "manifest.json", manifest)
+        if RAW.exists():
+            shutil.rmtree(RAW)
+        RAW.parent.mkdir(exist_ok=True)
+        shutil.move(new, RAW)
     total = sum(entry["bytes"] for entry in manifest["files"])
     console.print(
         f"{manifest['name']}: {len(manifest['files'])} files, {total:,} bytes in {RAW}, "

@@ -47,6 +47,21 @@ def rms_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.size(-1),), eps=NORM_EPS["modern"])
 
 
+class Linear(nn.Linear):
+    """Zeros at first: `GPT.initialise` or a file gives the weights, and none are drawn in vain."""
+
+    def reset_parameters(self) -> None:
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+
+class Embedding(nn.Embedding):
+    """Zeros at first, as `Linear`."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+
+
 class LayerNorm(nn.Module):
     """LayerNorm with an optional bias."""
 
@@ -61,8 +76,9 @@ class LayerNorm(nn.Module):
 
 def rotary_tables(head_size: int, block_size: int) -> tuple[Tensor, Tensor]:
     """cos and sin of every position's angles, each (T, D / 2)."""
-    frequencies = ROPE_BASE ** -(torch.arange(0, head_size, 2).float() / head_size)
-    angles = torch.outer(torch.arange(block_size).float(), frequencies)
+    cpu = torch.device("cpu")  # for build_model's too: meta's arithmetic loads torch's compiler
+    frequencies = ROPE_BASE ** -(torch.arange(0, head_size, 2, device=cpu).float() / head_size)
+    angles = torch.outer(torch.arange(block_size, device=cpu).float(), frequencies)
     return angles.cos(), angles.sin()
 
 
@@ -96,8 +112,8 @@ class Attention(nn.Module):
         self.n_head, self.dropout = config.n_head, config.dropout
         self.modern = config.architecture == "modern"
         bias = config.bias and not self.modern
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=bias)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=bias)
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd, bias=bias)
+        self.c_proj = Linear(config.n_embd, config.n_embd, bias=bias)
         self.kernel = "sdpa"
         self.mask: Tensor | None  # (T, T), for products alone
         self.register_buffer("mask", None, persistent=False)
@@ -141,8 +157,8 @@ class MLP(nn.Module):
         super().__init__()
         self.modern, self.gelu = config.architecture == "modern", config.gelu
         bias = config.bias and not self.modern
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=bias)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=bias)
+        self.c_fc = Linear(config.n_embd, 4 * config.n_embd, bias=bias)
+        self.c_proj = Linear(4 * config.n_embd, config.n_embd, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.c_fc(x)  # (B, T, 4C)
@@ -194,17 +210,20 @@ class Tied(torch.autograd.Function):
 
 
 class GPT(nn.Module):
-    """A decoder-only transformer: token ids in, next-token logits and loss out."""
+    """A decoder-only transformer: token ids in, next-token logits and loss out.
+
+    Its weights are zeros until `initialise` or `load_state_dict`; see `from_pretrained`.
+    """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
         gpt2 = config.architecture == "gpt2"
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.block_size, config.n_embd) if gpt2 else None
+        self.wte = Embedding(config.vocab_size, config.n_embd)
+        self.wpe = Embedding(config.block_size, config.n_embd) if gpt2 else None
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = LayerNorm(config) if gpt2 else None
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         if gpt2:
             self.lm_head.weight = self.wte.weight
         else:

@@ -237,7 +237,7 @@ def choose(params: TrainParams, block_size: int, flops: float = 0.0) -> Runtime:
     compiled = flops > 0 and _choose_compile(params.compile, device, flops, params.numerics)
     threads = 1 if params.numerics == "portable" else count_threads(params.threads)
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms loads the compiler
     # no kernel reads what it has not written; NaN in every new tensor is a debugger's help
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if device == "cuda":
