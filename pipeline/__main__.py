@@ -1,6 +1,7 @@
 """`python -m pipeline COMMAND`: mounts every command; a user's error becomes one line."""
 
 import errno
+import io
 import os
 import sys
 from importlib import import_module
@@ -81,4 +82,6 @@ def _fail(message: str, status: int, stage: str | None) -> int:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a token may hold what a terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))

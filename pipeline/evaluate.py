@@ -28,6 +28,7 @@ EVALUATION = Path("data/evaluation")
 METRICS = Path("reports/metrics.json")
 LAST_STEPS = 100  # of the mean training loss at the end
 STRATEGY_TOKENS = 100  # most, of each strategy's text
+PART = 1 << 20  # tokens whose bytes are joined at a time: memory
 BASELINE_MOST_TOKENS = 1 << 24  # of the train split's end, for the baselines: memory
 
 
@@ -227,7 +228,9 @@ def _only_print(params: Params, checkpoint: str, text: Path | None) -> None:
         )
         text_bytes = sum(len(tokenizer.token_bytes(n)) for n in ids[1:].tolist())
         numbers = [score.loss, score.perplexity, score.bits_per_byte(text_bytes)]
-        numbers += [math.exp(score.nats / words)] if words else []
+        if words:  # nats of a text without spaces are of one long word
+            per_word = score.nats / words
+            numbers.append(math.exp(per_word) if per_word < 700 else math.inf)
         table.add_row(name, f"{score.targets:,}", *(f"{number:.4f}" for number in numbers))
     Console().print(table)
 
@@ -252,6 +255,7 @@ def _read_text(path: Path) -> str:
         raise CorpusError(f"{path}: not UTF-8 at byte {error.start}") from None
     except OSError as error:
         raise CorpusError(f"{path}: {error.strerror}") from None
+    text = text.removeprefix("\ufeff")
     if not text:
         raise CorpusError(f"{path}: --text: found nothing; allowed: a file with text")
     return text
@@ -292,7 +296,8 @@ def _baselines(
     from pipeline.evaluation import baselines
 
     def text(ids: "NDArray[np.integer]") -> bytes:
-        return b"".join(map(tokenizer.token_bytes, ids.tolist()))
+        parts = (ids[n : n + PART] for n in range(0, len(ids), PART))
+        return b"".join(b"".join(map(tokenizer.token_bytes, part.tolist())) for part in parts)
 
     size, text_bytes = tokenizer.vocab_size, len(text(held_out[1:]))
     most = baselines.XZ_MOST_BYTES  # a token has at least one byte, but for the separator

@@ -140,10 +140,11 @@ def write_space(folder: Path, pretrained: "Pretrained") -> None:
 
     from pipeline.demo import gradio_version
 
+    gradio = gradio_version()
     write_hf(folder / "model", pretrained)
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
     shutil.copytree(PACKAGE, folder / "pipeline", ignore=ignored)
     write_text(folder / "app.py", SPACE_APP)
     needs = [f"{name}=={version(name).partition('+')[0]}" for name in SPACE_NEEDS]
-    write_text(folder / "requirements.txt", "\n".join(needs) + "\n")
-    write_text(folder / "README.md", SPACE_README.format(gradio=gradio_version()))
+    write_text(folder / "requirements.txt", "\n".join([*needs, f"gradio=={gradio}"]) + "\n")
+    write_text(folder / "README.md", SPACE_README.format(gradio=gradio))

@@ -37,6 +37,8 @@ def fetch() -> None:
     params = load_params().corpus
     console = Console()
     CACHE.mkdir(exist_ok=True)
+    for left_behind in CACHE.glob("fetch-*"):  # by one that was killed
+        shutil.rmtree(left_behind)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="fetch-") as temporary:
         path = Path(params.path)
         if is_remote(params.path):

@@ -113,18 +113,20 @@ def generate(
     strategy = as_set(sample)
     draws = [Draw(strategy, sample.seed + number) for number in range(sample.num_samples)]
     written = ""
-    if interactive:
-        for text in _prompts():
-            written += _show(write, text, draws)
-    elif compare:
-        written = _compare(write, sample)
-    else:
-        written = _show(write, sample.prompt, draws)
-    if output is not None:
-        try:
-            write_text(output, written)
-        except OSError as error:
-            raise UserError(f"--output: {output}: {error.strerror}") from None
+    try:
+        if interactive:
+            for text in _prompts():
+                written += _show(write, with_options(sample, {"prompt": text}).prompt, draws)
+        elif compare:
+            written = _compare(write, sample)
+        else:
+            written = _show(write, sample.prompt, draws)
+    finally:  # what was shown is kept, whatever ends it
+        if output is not None and written:
+            try:
+                write_text(output, written)
+            except OSError as error:
+                raise UserError(f"--output: {output}: {error.strerror}") from None
 
 
 def _prompts() -> "Iterator[str]":

@@ -42,7 +42,8 @@ def inspect(
         for number in range(windows if len(tokens) else 0):
             start = seed_for(seed, f"inspect {split}", number) % max(1, len(tokens) - length)
             text = tokenizer.decode(tokens[start : start + length].tolist())
-            console.rule(f"{split}, tokens {start:,} to {start + length - 1:,}", align="left")
+            end = min(start + length, len(tokens))
+            console.rule(f"{split}, tokens {start:,} to {end - 1:,}", align="left")
             console.print(Text(text))
 
 

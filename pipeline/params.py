@@ -50,6 +50,9 @@ SIZES = {
     "gpt2-xl": (48, 25, 1600),
 }
 
+# a bound lets pydantic look into the text: half a character, which no UTF-8 can hold, is refused
+Text = Annotated[str, Field(min_length=0, description="text that UTF-8 can hold")]
+
 LR_FROM_SCRATCH, LR_FROM_PRETRAINED = 3e-3, 5e-5  # train.lr: auto
 
 
@@ -162,7 +165,7 @@ class TrainParams(Section):
     eval_batches: CountOrNone
     log_interval: Count
     sample_interval: CountOrNone
-    sample_prompt: str
+    sample_prompt: Text
     sample_tokens: Count
     keep_interval: CountOrNone
     target_loss: Positive | None
@@ -251,7 +254,7 @@ class EvaluateParams(Section):
 class SampleParams(Section):
     """How text is drawn from the model."""
 
-    prompt: str
+    prompt: Text
     max_new_tokens: Count
     temperature: NotNegative
     top_k: CountOrNone
@@ -356,6 +359,8 @@ def _one_line(error: ValidationError, model: type[Section]) -> str:
         close = difflib.get_close_matches(location[-1], model.model_fields, n=1)
         known = f"did you mean {close[0]}?" if close else f"known: {', '.join(model.model_fields)}"
         return f"{key}: unknown parameter; {known}{more}"
+    if first["type"] == "invalid_key":
+        return f"{key}: unknown parameter; allowed: names{more}"
     if first["type"] == "missing":
         return f"{key}: missing; every parameter must be there{more}"
     allowed = _allowed(model.model_json_schema()["properties"][location[-1]])

@@ -9,12 +9,21 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.errors import ParamsError
-from pipeline.params import SIZES, ModelParams, load_params
+from pipeline.params import SIZES, ModelParams, PrepareParams, load_params
 from pipeline.training.division import divide, share_of
 from pipeline.training.memory import Setting, count_parameters, peak_memory, step_seconds
 
 TOKENS = Path("data/tokens")
 GPT2_VOCAB, GPT2_CONTEXT = 50257, 1024
+VOCABULARIES = {  # of the tokenizers that need no text, and of char about
+    "gpt2": GPT2_VOCAB,
+    "r50k_base": GPT2_VOCAB,
+    "p50k_base": 50281,
+    "cl100k_base": 100277,
+    "o200k_base": 200019,
+    "byte": 257,
+    "char": 357,
+}
 
 
 class Device(str, Enum):
@@ -66,12 +75,7 @@ def plan(
     most, reached = memory or most, tflops or reached
     micro_batch = 8 if train.micro_batch_size == "auto" else train.micro_batch
     precision = "fp32" if train.precision == "fp32" else "bf16"
-    own_vocab = params.prepare.vocab_size
-    if TOKENS.is_dir():  # a trained vocabulary may be smaller than what was asked for
-        from pipeline.corpus.token_file import read_meta
-
-        own_vocab = read_meta(TOKENS)["tokenizer"]["vocab_size"]
-    models = {"params.yaml": (params.model, own_vocab)}
+    models = {"params.yaml": (params.model, _own_vocab(params.prepare))}
     for name in SIZES:
         gpt2 = {"architecture": "gpt2", "size": name, "block_size": GPT2_CONTEXT, "bias": True}
         values = {**params.model.model_dump(), **gpt2}
@@ -117,3 +121,14 @@ def plan(
                     f"{steps * seconds / 3600:,.2f}",
                 )
     Console().print(table)
+
+
+def _own_vocab(prepare: PrepareParams) -> int:
+    """Tokens of the vocabulary: as prepared, for one that is trained may be smaller than asked."""
+    if TOKENS.is_dir():
+        from pipeline.corpus.token_file import read_meta
+
+        found = read_meta(TOKENS)["tokenizer"]
+        if found["kind"] == prepare.tokenizer:
+            return int(found["vocab_size"])
+    return VOCABULARIES.get(prepare.tokenizer, prepare.vocab_size)

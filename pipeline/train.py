@@ -74,6 +74,8 @@ def train() -> None:
     train_tokens = load_split(TOKENS, "train").tokens
     val_tokens = load_split(TOKENS, "val").tokens
     check_length(val_tokens, params.model.block_size, "val")
+    if len(test_tokens := load_split(TOKENS, "test").tokens):  # evaluate would find it too late
+        check_length(test_tokens, params.model.block_size, "test")
     batches = Batches(
         train_tokens,
         params.model.block_size,

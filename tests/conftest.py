@@ -12,8 +12,15 @@ from tiny_project import commit, make_project, run
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
 DRIVER = shutil.which("chromedriver")
 
+# whole runs: of two workers one would end alone with what takes longest, were it last
+FIRST = ("test_resume", "test_verify", "test_trace", "test_finetune", "test_pipeline")
+
 # tests run side by side: threads that outnumber the cores wait for each other, many times slower
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in FIRST)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,9 @@
 """Named sources are pinned; one's own text is found, in the same order everywhere."""
 
 import io
+import os
 import re
+import sys
 import tarfile
 from pathlib import Path
 from typing import get_args
@@ -59,7 +61,7 @@ def test_own_texts_come_sorted_from_all_folders(tmp_path: Path) -> None:
     assert left_out == ["notes.md"]
     assert [name for name, _ in own_files(tmp_path, "*.txt")[0]] == ["a.b.txt", "b.txt"]
     for pattern in ("/etc/*", "a**/*", "../*"):
-        with pytest.raises(CorpusError, match=r"corpus\.pattern: found|holds no file of"):
+        with pytest.raises(CorpusError, match=r"corpus\.pattern: found|finds none of"):
             own_files(tmp_path, pattern)
 
 
@@ -76,12 +78,36 @@ def test_the_shipped_folder_may_hold_no_text(
     assert own_files(Path("data/own"), "**/*")[0] == []
     Path("data/own").mkdir(parents=True)
     Path("data/own/README.md").write_text("put your text here")
-    assert own_files(Path("data/own"), "**/*")[0] == []
+    assert own_files(Path("data/own"), "**/*") == ([], [])
+    # a named source must not take the place of text that nothing reads
+    Path("data/own/book.txt.gz").write_bytes(b"")
+    with pytest.raises(CorpusError, match=r"\*\*/\* finds none of .*; found: book\.txt\.gz"):
+        own_files(Path("data/own"), "**/*")
+    Path("data/own/book.txt").write_text("text")
+    with pytest.raises(CorpusError, match=r"\*\.text finds none of .*; found: book\.txt, book"):
+        own_files(Path("data/own"), "*.text")
+
+
+def test_a_link_to_a_folder_is_not_passed_over_silently(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "books").mkdir()
+    (tmp_path / "own/z.txt").write_text("text")
+    (tmp_path / "own/books").symlink_to(tmp_path / "books")
+    with pytest.raises(CorpusError, match=r"own/books is a link to a folder, which \*\*/\*"):
+        own_files(tmp_path / "own", "**/*")
+    assert [name for name, _ in own_files(tmp_path / "own", "*.txt")[0]] == ["z.txt"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such a name")
+def test_a_name_that_is_not_utf_8_is_one_line(tmp_path: Path) -> None:
+    Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.txt")).write_text("text")
+    with pytest.raises(CorpusError, match=r"found the name 'caf\\udce9\.txt'; allowed: names in"):
+        own_files(tmp_path, "**/*")
 
 
 def test_another_path_without_text_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"corpus\.path: .*nowhere not found; allowed"):
         own_files(tmp_path / "nowhere", "**/*")
     (tmp_path / "README.md").write_text("no text")
-    with pytest.raises(CorpusError, match=r"corpus\.path: .* holds no file of"):
+    with pytest.raises(CorpusError, match=r"corpus\.path: .* finds none of .*; found: README"):
         own_files(tmp_path, "**/*")

@@ -20,11 +20,13 @@ CONNECT_SECONDS = 30
 
 
 class Encoder(WorkerPlugin):  # type: ignore[misc]
-    """The tokenizer on a worker, made once, also on one that joins later."""
+    """The tokenizer on a worker, made once, also on one that joins later.
 
-    name = "encoder"
+    Its name is its own: of two runs on one cluster each must meet its own tokenizer.
+    """
 
     def __init__(self, definition: dict[str, Any], end_documents: bool) -> None:
+        self.name = f"{definition['sha256']}-{end_documents}"
         self.definition, self.end_documents = definition, end_documents
 
     def setup(self, worker: Worker) -> None:
@@ -43,10 +45,11 @@ def encoded_by_cluster(
             f"log.scheduler: found {scheduler}, where no Dask scheduler answers ({error}); "
             "allowed: its address, or null"
         ) from None
+    encoder = Encoder(tokenizer.to_json(), end_documents)
     pending: deque[Future] = deque()
     with Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False) as client:
         try:
-            client.register_plugin(Encoder(tokenizer.to_json(), end_documents))
+            client.register_plugin(encoder)
             client.wait_for_workers(1, timeout=CONNECT_SECONDS)
         except Exception as error:  # whatever a worker raises comes as a plain Exception
             reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -56,14 +59,14 @@ def encoded_by_cluster(
             ) from None
         for job in work:
             # not pure: equal jobs are different ones
-            pending.append(client.submit(encode_on_worker, job, pure=False))
+            pending.append(client.submit(encode_on_worker, encoder.name, job, pure=False))
             if len(pending) >= JOBS_PER_WORKER * max(1, sum(client.ncores().values())):
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
 
 
-def encode_on_worker(job: Job) -> Encoded:
-    """A job on the worker that this runs on."""
-    plugin = get_worker().plugins[Encoder.name]
+def encode_on_worker(encoder: str, job: Job) -> Encoded:
+    """A job on the worker that this runs on, by the Encoder of that name."""
+    plugin = get_worker().plugins[encoder]
     return encode_job(plugin.tokenizer, job, plugin.end_documents)

@@ -168,13 +168,14 @@ def _zstd_blocks(path: Path) -> Iterator[bytes]:
     import zstandard
 
     # zstandard's own reader takes a file cut short for one that ends there
-    frame = zstandard.ZstdDecompressor().decompressobj()
+    unpack = zstandard.ZstdDecompressor(max_window_size=2**31)  # what zstd --long=31 writes
+    frame = unpack.decompressobj()
     with path.open("rb") as file:
         try:
             while data := file.read(1 << 16):
                 while data:
                     if frame.eof:
-                        frame = zstandard.ZstdDecompressor().decompressobj()
+                        frame = unpack.decompressobj()
                     yield frame.decompress(data)
                     data = frame.unused_data
         except zstandard.ZstdError:
@@ -203,6 +204,6 @@ def _parquet_texts(path: Path, decoding: Decoding, text_field: str) -> Iterator[
                 for data in batch.column(0).cast(pa.large_binary()).to_pylist():
                     row += 1
                     yield decoding.text(data or b"", f"{path}: row {row}")
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:  # OSError: a damaged page
         reason = str(error).splitlines()[0]
         raise CorpusError(f"{path}: not a whole parquet file: {reason}") from None

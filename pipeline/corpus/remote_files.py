@@ -25,7 +25,7 @@ def bring(address: str, folder: Path) -> Path:
             files.get_file(path, str(here))
             return here
         files.get(f"{path.rstrip('/')}/", f"{folder}/", recursive=True)
-    except (ImportError, ValueError, OSError) as error:
+    except Exception as error:  # each protocol's library has its own
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CorpusError(
             f"corpus.path: {address} cannot be read: {reason}; allowed: a file or a folder on this "

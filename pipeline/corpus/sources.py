@@ -120,15 +120,41 @@ def own_files(path: Path, pattern: str) -> tuple[list[tuple[str, Path]], list[st
     if not path.exists() and path != OWN_FOLDER:
         raise CorpusError(f"corpus.path: {path} not found; allowed: a file or a folder of {kinds}")
     try:
-        found = sorted(
-            (file.relative_to(path).as_posix(), file)
-            for file in path.glob(pattern)
-            if file.is_file()
-        )
+        seen = _visible(path, pattern)
     except (ValueError, NotImplementedError) as error:
         raise CorpusError(f"corpus.pattern: found {pattern!r}: {error}; allowed: as **/*") from None
-    seen = [(name, file) for name, file in found if not re.search(r"(^|/)\.", name)]
     files = [(name, file) for name, file in seen if suffix_of(name)]
+    if not files and (others := [name for name, _ in _visible(path, "**/*")]):
+        raise CorpusError(
+            f"corpus.path: {path}: {pattern} finds none of {kinds}; found: {', '.join(others[:3])}"
+        )
     if not files and path != OWN_FOLDER:
-        raise CorpusError(f"corpus.path: {path}/{pattern} holds no file of {kinds}")
+        raise CorpusError(f"corpus.path: {path} holds no file of {kinds}")
     return files, [name for name, _ in seen if not suffix_of(name)]
+
+
+def _visible(folder: Path, pattern: str) -> list[tuple[str, Path]]:
+    """The files that a pattern finds, with their names, but hidden ones and data/own's README."""
+    found = []
+    for path in folder.glob(pattern):
+        name = path.relative_to(folder).as_posix()
+        if re.search(r"(^|/)\.", name) or path == OWN_FOLDER / "README.md":
+            continue
+        if path.is_dir() and path.is_symlink() and "**" in pattern:
+            raise CorpusError(
+                f"corpus.path: {path} is a link to a folder, which {pattern} does not follow; "
+                "allowed: folders and files, links to files"
+            )
+        if path.is_file():
+            if not _encodes(name):
+                raise CorpusError(f"corpus.path: found the name {name!r}; allowed: names in UTF-8")
+            found.append((name, path))
+    return sorted(found)
+
+
+def _encodes(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes of another encoding
+        return False
+    return True

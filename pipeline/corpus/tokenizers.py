@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import tiktoken
 
-from pipeline.errors import TokenFileError
+from pipeline.errors import CorpusError, TokenFileError
 from pipeline.storage import sha256_json, write_json
 
 END_OF_TEXT = "<|endoftext|>"
@@ -38,6 +38,7 @@ GPT4_PATTERN = (
     r"|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 
+LONGEST_WORD = 1000  # characters, in training a BPE: longer ones are cut
 KINDS = ("gpt2", "bpe", "char", "byte", "r50k_base", "p50k_base", "cl100k_base", "o200k_base")
 
 # GPT-2's alphabet: a printable character for each byte, itself where it is printable. Its order
@@ -112,7 +113,10 @@ class BPETokenizer(Tokenizer):
         )
 
     def encode(self, text: str) -> Ids:
-        ids = self._encoding.encode_to_numpy(text, allowed_special=set(), disallowed_special=())
+        try:
+            ids = self._encoding.encode_to_numpy(text, allowed_special=set(), disallowed_special=())
+        except ValueError as error:  # the pattern's engine, at about a million spaces
+            raise CorpusError(f"the text cannot be split into words: {error}") from None
         return ids.astype(np.int64)
 
 
@@ -188,6 +192,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     model.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(GPT4_PATTERN), behavior="isolated"),
+            # merges of a word take time by its length squared
+            pre_tokenizers.Split(Regex(rf"[\s\S]{{{LONGEST_WORD}}}"), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

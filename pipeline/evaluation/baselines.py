@@ -11,6 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+PART = 1 << 20  # targets at a time: memory
 XZ_MOST_BYTES = 1 << 24  # of the train text's end: time, and xz -9 looks back no more than 64 MiB
 
 
@@ -39,14 +40,17 @@ def bigram_bits(train: NDArray[np.integer], test: NDArray[np.integer], vocab_siz
     kinds, counts = np.unique(pairs, return_counts=True)
     followers = np.bincount(kinds // vocab_size, minlength=vocab_size)  # n(a)
     times = np.bincount(train[:-1], minlength=vocab_size)  # c(a)
-    before, after = test[:-1].astype(np.int64), test[1:]
-    asked = before * vocab_size + after
-    place = np.searchsorted(kinds, asked).clip(max=len(kinds) - 1)
-    seen = np.where(kinds[place] == asked, counts[place], 0)
-    unigram = _unigram(train, vocab_size)[after]
-    n, c = followers[before], times[before]
-    share = np.where(c > 0, (seen + n * unigram) / np.maximum(c + n, 1), unigram)
-    return float(-np.log2(share).sum())
+    frequencies, bits = _unigram(train, vocab_size), 0.0
+    for first in range(0, len(test) - 1, PART):
+        part = test[first : first + PART + 1]
+        before, after = part[:-1].astype(np.int64), part[1:]
+        asked = before * vocab_size + after
+        place = np.searchsorted(kinds, asked).clip(max=len(kinds) - 1)
+        seen = np.where(kinds[place] == asked, counts[place], 0)
+        unigram, n, c = frequencies[after], followers[before], times[before]
+        share = np.where(c > 0, (seen + n * unigram) / np.maximum(c + n, 1), unigram)
+        bits -= float(np.log2(share).sum())
+    return bits
 
 
 def xz_bits(text: bytes, after: bytes = b"") -> float:

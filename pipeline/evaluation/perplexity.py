@@ -21,6 +21,8 @@ from pipeline.corpus.batches import check_length
 from pipeline.corpus.token_stream import TokenStream
 from pipeline.model.gpt import GPT
 
+LOGITS_BYTES = 1 << 30  # of one forward pass, in fp32
+
 
 @dataclass(frozen=True)
 class Score:
@@ -78,8 +80,9 @@ def score_split(
 ) -> Score:
     """Score a split; most_windows > 0 takes that many, evenly spaced, instead of all.
 
-    batch_size: windows in one forward pass; block_size: their length, if not the model's. Raises
-    CorpusError where the split is shorter than block_size + 1 tokens.
+    batch_size: windows in one forward pass, fewer where their logits would take more than
+    LOGITS_BYTES; block_size: their length, if not the model's. Raises CorpusError where the split
+    is shorter than block_size + 1 tokens.
     """
     T = block_size or model.config.block_size
     check_length(tokens, T, name)
@@ -89,6 +92,7 @@ def score_split(
     model.eval()
     device = next(model.parameters()).device
     V = model.config.vocab_size
+    batch_size = min(batch_size, max(1, LOGITS_BYTES // (4 * T * V)))
     nats, targets = np.zeros(T), np.zeros(T, dtype=np.int64)
     token_nats, token_targets = np.zeros(V), np.zeros(V, dtype=np.int64)
     for first in range(0, len(plan), batch_size):

@@ -281,6 +281,11 @@ def _config(state: dict[str, Tensor], stated: dict[str, Any]) -> GPTConfig:
         raise CheckpointError(
             f"n_head: found {found['n_head']}; allowed: a divisor of n_embd ({found['n_embd']})"
         )
+    if architecture == "modern" and found["n_embd"] // found["n_head"] % 2:
+        raise CheckpointError(
+            f"n_head: found {found['n_head']}; allowed: one that gives an even head size "
+            f"(n_embd is {found['n_embd']})"
+        )
     gelu = stated.get("gelu", "tanh")
     if gelu not in ("tanh", "none"):
         raise CheckpointError(f"gelu: found {gelu!r}; allowed: tanh, none")

@@ -199,17 +199,21 @@ class Trainer:
             first = len(self.history.losses) + 1
             losses = self.ranks.sum(torch.stack(self._pending)) / self.ranks.size
             for step, loss in enumerate(losses.tolist(), first):
-                if not math.isfinite(loss):
-                    kept = "no checkpoint was before it"
-                    if self.best_loss is not None:
-                        kept = f"the best checkpoint before it (step {self.best_step}) is kept"
-                    raise TrainingError(
-                        f"training loss is {loss} at step {step}; {kept}. "
-                        "Lower train.lr, or raise train.warmup_steps"
-                    )
+                self.check_finite("training loss", loss, step)
                 self.history.losses.append(loss)
             self._pending.clear()
         return self.history.losses[-1] if self.history.losses else math.nan
+
+    def check_finite(self, what: str, loss: float, step: int) -> None:
+        """Raise TrainingError where a loss has become infinite or not a number."""
+        if not math.isfinite(loss):
+            kept = "no checkpoint was before it"
+            if self.best_loss is not None:
+                kept = f"the best checkpoint before it (step {self.best_step}) is kept"
+            raise TrainingError(
+                f"{what} is {loss} at step {step}; {kept}. "
+                "Lower train.lr, or raise train.warmup_steps"
+            )
 
     def add_row(self) -> None:
         """Take this step into train.csv."""
@@ -370,6 +374,7 @@ def _look_at_val(trainer: Trainer, hooks: Hooks, outputs: Outputs) -> None:
     trainer.model.eval()
     # every process looks: a sharded model needs them all, and copies would only wait
     trainer.val_loss = trainer.ranks.from_first(hooks.validate(trainer.model))
+    trainer.check_finite("val loss", trainer.val_loss, trainer.step)
     trainer.looks_without_better += 1
     if trainer.best_loss is None or trainer.val_loss < trainer.best_loss:
         trainer.best_loss, trainer.best_step = trainer.val_loss, trainer.step

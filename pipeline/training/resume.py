@@ -39,8 +39,10 @@ class ResumeState:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = filelock.FileLock(self.folder / "lock")
+        # of a sweep's runs two may differ in what follows training alone: the second waits
+        in_experiment = "DVC_EXP_NAME" in os.environ
         try:
-            self._lock.acquire(blocking=False)
+            self._lock.acquire(blocking=in_experiment)
         except filelock.Timeout:
             raise TrainingError(
                 f"{self.folder}: another process is training this very run; "
