@@ -27,7 +27,10 @@ $(READY): pyproject.toml constraints.txt
 	  exit 1; }
 	$(PYTHON) -m venv .venv
 	@echo "installing, this takes some minutes the first time"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
+	  -e '.[dev]'
+	@# pip compiles on one core; some packages hold files that are not this Python's
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	@touch $@
 
 $(PLOTS): | $(READY)
@@ -47,7 +50,8 @@ report: $(READY) ## Rewrite report.html, figures, results, the README's sections
 sweep: $(READY) ## Run a sweep and write its table: make sweep NAME=width WORKERS=2
 	$(BIN)/python -m pipeline sweep run $(NAME) --workers $(WORKERS)
 	$(BIN)/python -m pipeline sweep table $(NAME)
-	$(BIN)/dvc repro --single-item report
+	@if [ -d data/checkpoints ]; then $(BIN)/dvc repro --single-item report; \
+	  else echo "report.html is due: make repro"; fi
 
 bench: $(READY) ## Measure speed, beside nanoGPT's too: make bench PEER=../nanoGPT
 	$(BIN)/python -m pipeline bench $(if $(PEER),--peer $(PEER))

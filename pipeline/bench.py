@@ -80,6 +80,10 @@ def bench(
     console = Console()
     threads = threads or available_cores()
     record = _machine(device, threads)
+    path = RECORDS / f"{'-'.join(filter(None, (device, name)))}.json"
+    if write and (lost := _lost(path, chosen, peer is not None)):
+        write = False
+        console.print(f"not to be written: {path} holds {lost} too; --name NAME writes beside it")
     console.print(f"limits of {record['machine']['cpu']}, {threads} threads")
     with tempfile.TemporaryDirectory() as folder:
         work = _Work(Path(folder), peer, text, device, threads, repeats, console)
@@ -90,10 +94,27 @@ def bench(
     heads, rows = benchmark_rows(record)
     console.print(table(heads, rows), markup=False, highlight=False, soft_wrap=True)
     if write:
-        path = RECORDS / f"{'-'.join(filter(None, (device, name)))}.json"
         write_json(path, record)
         _show_records(check=False)
         console.print(f"wrote {path.as_posix()}, its page and the section BENCHMARKS")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise BenchmarkError(f"{path}: found no JSON; allowed: as bench wrote it") from None
+    return record
+
+
+def _lost(path: Path, chosen: list[str], with_peer: bool) -> str:
+    """What a record holds that a new one of these workloads would not."""
+    if not path.is_file():
+        return ""
+    record = _read(path)
+    lost = [one for one in (*record["speed"], *record["quality"]) if one not in chosen]
+    beside = any(PEER in one["tokens_per_second"] for one in record["speed"].values())
+    return ", ".join([*lost, *([PEER] if beside and not with_peer else [])])
 
 
 def _show_records(check: bool) -> None:
@@ -103,7 +124,7 @@ def _show_records(check: bool) -> None:
     from pipeline.reporting.written import differing_files, differing_sections, write_results
 
     paths = [path for device in ON for path in sorted(RECORDS.glob(f"{device}*.json"))]
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    records = [_read(path) for path in paths]
     pages = {
         path.with_suffix(".md"): benchmark_page(record).encode()
         for path, record in zip(paths, records, strict=True)

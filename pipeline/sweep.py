@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.errors import ReportError, SweepError
-from pipeline.params import load_params
+from pipeline.params import load_params, read_params
 from pipeline.processes import available_cores, stop_on_signals
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def run(
     """
     from pipeline.reporting.experiments import experiments
     from pipeline.sweeps import queue as queues
+    from pipeline.sweeps.plan import resulting
     from pipeline.sweeps.progress import Show
     from pipeline.sweeps.watch import take_up, watch
 
@@ -57,13 +58,16 @@ def run(
     left = take_up(queue, plan)
     found = experiments(plan.baseline)
     todo = [m for m in plan.members if m.name not in left]
-    kept = {m.name for m in todo if _stands(found.get(m.name), m.settings, retry)}
+    params = read_params()
+    kept = {m.name for m in todo if _stands(found.get(m.name), resulting(params, m), retry)}
     todo = [m for m in todo if m.name not in kept]
     again = {m.name for m in todo if m.name in found}
     for each in sorted(again):
         print(f"{each}: {found[each].state} before, is run again")
         plan.forget_times(each)
-    queues.forget(again)
+    failed_before = {each for each in again if found[each].state == "failed"}
+    queues.remove(failed_before)
+    queues.forget(again - failed_before, plan.baseline)
     plan.save()
     with Show(plan, load_params().train.max_steps, workers) as show:
         untracked = queues.untracked(
@@ -119,6 +123,8 @@ def table(
     from pipeline.sweeps.records import contradicted, record_of, rendered
 
     dpi = load_params().report.dpi
+    if check and name is not None:
+        read_record(name)  # raises where there is none; all are checked
     records = {each: read_record(each) for each in recorded()}
     if check:
         wrong = [line for record in records.values() for line in contradicted(record)]
@@ -183,6 +189,8 @@ def _planned(name: str | None, settings: list[str], workers: int) -> tuple["Plan
     if name is None:  # named by what it varies
         keys = [flag.partition("=")[0] for flag in settings if "," in flag]
         name = "-".join(key.split(".")[-1] for key in keys) or "sweep"
+        if (FILES / f"{name}.yaml").is_file():  # another sweep's
+            name += "-grid"
     head = git("rev-parse", "HEAD").decode().strip()
     cores, threads = available_cores(), max(1, available_cores() // workers)
     before = load_plan(name)
@@ -215,10 +223,25 @@ def _refuse_uncommitted() -> None:
 
 
 def _stands(experiment: "Experiment | None", settings: dict[str, Any], retry: bool) -> bool:
-    """Whether a run need not be queued: done with these settings, or failed with them."""
+    """Whether a run need not be queued: done with all these settings and this text, or failed."""
     if experiment is None or experiment.state not in ("done", "failed"):
         return False
-    return not experiment.differing(settings) and (experiment.state == "done" or not retry)
+    if experiment.differing(settings):
+        return False
+    return _same_text(experiment) if experiment.state == "done" else not retry
+
+
+def _same_text(experiment: "Experiment") -> bool:
+    """Whether what a run read besides code, text and weights to start from, is there unchanged."""
+    from pipeline.reporting.lineage import Revision, WorkingTree, check_dep, read_lock
+    from pipeline.reporting.stages import CODE
+
+    stages = read_lock(Revision(experiment.commit)).values()
+    made = {out["path"] for stage in stages for out in stage.get("outs", [])}
+    deps = {dep["path"]: dep for stage in stages for dep in stage.get("deps", [])}
+    read = [dep for path, dep in deps.items() if not path.endswith(CODE) and path not in made]
+    inputs = [dep for dep in read if not dep["path"].startswith(("data/tokens/", "reports/"))]
+    return not any(check_dep(WorkingTree(), dep) for dep in inputs)
 
 
 def _corpus_path(settings: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -53,7 +54,7 @@ def verify(
     checks = (
         ("dvc.lock: code, parameters, data, results", _against_the_lock),
         ("README and reports are what the results say", _against_the_results),
-        ("nothing uncommitted decides or holds a result", _against_the_commit),
+        ("code, parameters and results are committed", _against_the_commit),
         ("best.pt evaluated again", _evaluated_again),  # first to need torch: it prepares for it
         ("corpus, tokens and checkpoints are whole", _files_are_whole),
     )
@@ -80,12 +81,12 @@ def verify(
 
 
 def _against_the_lock() -> list[str]:
-    from pipeline.reporting.lineage import WorkingTree, check_params, check_path, read_lock
+    from pipeline.reporting.lineage import WorkingTree, check_dep, check_params, read_lock
 
     tree, problems = WorkingTree(), []
     for stage, entry in read_lock(tree).items():
         for each in (*entry.get("deps", []), *entry.get("outs", [])):
-            if problem := check_path(tree, each["path"], each["md5"]):
+            if problem := check_dep(tree, each):
                 problems.append(f"{each['path']}: {problem} (stage {stage})")
         for file, locked in entry.get("params", {}).items():
             for key, problem in check_params(tree, file, locked).items():
@@ -144,18 +145,21 @@ def _evaluated_again() -> list[str]:
 
     again, *_ = compute(load_params())
     written = json.loads(METRICS.read_text(encoding="utf-8"))
-    tolerance = 0.0 if _same_platform(Path()) else SAME_WEIGHTS_TOLERANCE
+    tolerance = 0.0 if _same_platform() else SAME_WEIGHTS_TOLERANCE
     return [f"{METRICS}: {line}" for line in _differing(written, again, tolerance)]
 
 
-def _same_platform(other: Path) -> bool:
-    """Whether this machine computes as the run in `other` was computed."""
+def _same_platform() -> bool:
+    """Whether this machine evaluates as that of the last training did."""
     from pipeline.training import runtime
 
-    facts = json.loads((other / RUN).read_text(encoding="utf-8"))
+    facts = json.loads(RUN.read_text(encoding="utf-8"))
     params = load_params()
     chosen = runtime.choose(params.train, params.model.block_size, facts["flops"])
-    return bool(chosen.fingerprint() == facts["runtime"])
+    then, now = facts["runtime"], chosen.fingerprint()
+    if then.get("processes", 1) > 1:  # which shared the threads
+        del now["threads"]
+    return all(then.get(name) == value for name, value in now.items())
 
 
 def _differing(one: Any, other: Any, tolerance: float, name: str = "") -> list[str]:
@@ -174,16 +178,27 @@ def _differing(one: Any, other: Any, tolerance: float, name: str = "") -> list[s
 def _run_again() -> tuple[str, list[str]]:
     """What was shown, and what differs, from a clone of HEAD run from the start."""
     from pipeline.reporting.lineage import git
+    from pipeline.sweeps.queue import untracked
 
     with tempfile.TemporaryDirectory(prefix="tracegpt-") as folder:
         clone = Path(folder) / "clone"
         top = git("rev-parse", "--show-toplevel").decode().strip()
         git("clone", "--quiet", "--no-hardlinks", top, str(clone))
+        for path in untracked([load_params().corpus.path, "data/init"]):  # text outside of git
+            (clone / path).parent.mkdir(parents=True, exist_ok=True)
+            if Path(path).is_dir():
+                shutil.copytree(path, clone / path, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(path, clone / path)
         command = [sys.executable, "-m", "dvc", "repro", "--force"]
         done = subprocess.run(command, cwd=clone, env=environment())
         if done.returncode:
             return "dvc repro in the clone failed", [f"dvc repro exited with {done.returncode}"]
-        if _same_platform(clone):
+        platforms = [
+            json.loads((top / RUN).read_text(encoding="utf-8"))["runtime"]
+            for top in (Path(), clone)
+        ]
+        if platforms[0] == platforms[1]:
             ours, theirs = _contents(Path()), _contents(clone)
             names = sorted({*ours, *theirs})
             wrong = [f"{n}: differs" for n in names if ours.get(n) != theirs.get(n)]

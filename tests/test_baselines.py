@@ -32,3 +32,11 @@ def test_xz_after_the_same_text_costs_next_to_nothing() -> None:
     text = np.random.Generator(np.random.PCG64(1)).bytes(4000)
     assert xz_bits(text) == 8 * len(lzma.compress(text, preset=9))
     assert xz_bits(text, after=text) < 0.1 * xz_bits(text)
+
+
+def test_a_long_text_is_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.Generator(np.random.PCG64(1))
+    train, test = draw.integers(0, 9, 500), draw.integers(0, 9, 101)
+    whole = bigram_bits(train, test, 9)
+    monkeypatch.setattr("pipeline.evaluation.baselines.PART", 7)
+    assert bigram_bits(train, test, 9) == pytest.approx(whole, rel=1e-12)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from tiny_project import ROOT, environment, run
 
+from pipeline.bench import _lost
 from pipeline.benchmarking import peer
 from pipeline.benchmarking.workloads import QUALITY, SPEED, merged, with_settings
 from pipeline.corpus.token_file import load_split
 from pipeline.errors import BenchmarkError
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 from pipeline.reporting.benchmark import (
     benchmark_page,
     benchmark_rows,
@@ -180,3 +181,20 @@ def test_a_further_machines_page_is_checked_and_shown_beside_the_first(finished:
     assert "cpu-old.md" in done.stderr
     assert "cpu.md" not in done.stderr
     assert benchmark_section([RECORD, RECORD]).count("A CPU, 2 threads") == 2
+
+
+def test_a_record_is_not_replaced_by_one_that_holds_less(tmp_path: Path) -> None:
+    path = tmp_path / "cpu.json"
+    assert _lost(path, ["10m"], False) == ""
+    path.write_text(json.dumps(RECORD))
+    assert _lost(path, ["10m"], False) == "char, goal, nanoGPT"
+    assert _lost(path, ["char", "goal"], False) == "nanoGPT"
+    assert _lost(path, ["char", "goal", "10m"], True) == ""
+
+
+def test_the_projects_own_choices_do_not_change_a_workload() -> None:
+    shipped = load_params(ROOT / "params.yaml")
+    train = {"micro_batch_size": "auto", "sequences_per_step": 8, "precision": "fp32"}
+    own = Params.model_validate(merged(shipped.model_dump(), {"train": train}))
+    settings = SPEED["char"].settings()
+    assert with_settings(own, settings).train == with_settings(shipped, settings).train

@@ -9,10 +9,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny_project import environment, make_project, run, set_params, words
 
+from pipeline.corpus.encoding import Job, encode_job
+from pipeline.corpus.readers import Piece
+from pipeline.corpus.tokenizers import train_bpe
+
 pytest.importorskip("distributed", reason="distributed is missing: make test-all")
+from pipeline.corpus.cluster import encoded_by_cluster
 
 
 @pytest.fixture
@@ -76,3 +82,13 @@ def test_no_scheduler_there_is_one_line(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: log.scheduler: found tcp://127.0.0.1:1, where")
     assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_two_runs_on_one_cluster_keep_their_own_tokenizers(scheduler: str) -> None:
+    jobs = [Job("train", [Piece(words(500, seed=seed), True)]) for seed in range(20)]
+    tokenizers = [train_bpe([words(5000)], size) for size in (262, 280)]
+    runs = [encoded_by_cluster(each, jobs, True, scheduler) for each in tokenizers]
+    for job, *both in zip(jobs, *runs, strict=True):
+        for tokenizer, encoded in zip(tokenizers, both, strict=True):
+            assert np.array_equal(encoded.ids, encode_job(tokenizer, job, True).ids)

@@ -2,6 +2,7 @@
 that what it cannot score is one line."""
 
 import json
+import re
 from pathlib import Path
 
 from tiny_project import run, set_params
@@ -59,3 +60,22 @@ def test_an_empty_text_is_refused(finished: Path) -> None:
     done = run(finished, *command, check=False)
     assert done.returncode == 2
     assert done.stderr == "error: empty.txt: --text: found nothing; allowed: a file with text\n"
+
+
+def test_a_text_of_one_long_word_has_no_finite_word_perplexity(finished: Path) -> None:
+    (finished / "zh.txt").write_text("\ufeff" + "红楼梦里的人物很多。" * 100, encoding="utf-8")
+    done = run(finished, "python", "-m", "pipeline", "evaluate", "--text", "zh.txt")
+    assert "inf" in done.stdout
+    assert "3,000" in done.stdout, "a byte-order mark is no text"
+
+
+def test_a_test_split_that_is_too_short_is_found_before_training(finished: Path) -> None:
+    set_params(finished, prepare__test_fraction=0.002)
+    for stage in ("fetch", "prepare"):
+        run(finished, "python", "-m", "pipeline", stage)
+    refused = run(finished, "python", "-m", "pipeline", "train", check=False)
+    assert refused.returncode == 2
+    assert re.fullmatch(
+        r"error: test split: found \d+ tokens; allowed: at least model\.block_size \+ 1 \(17\)\n",
+        refused.stderr,
+    )

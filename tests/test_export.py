@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,22 @@ def test_a_space_builds_its_page_from_its_own_folder(tmp_path: Path) -> None:
     front = (space / "README.md").read_text().split("---")[1]
     assert "sdk: gradio\n" in front
     assert "app_file: app.py\n" in front
+    version = front.partition("sdk_version: ")[2].split("\n")[0]
+    assert f"gradio=={version}\n" in (space / "requirements.txt").read_text()
     everything = b"".join(contents(space).values())
     assert str(tmp_path).encode() not in everything
     assert str(Path(__file__).parent.parent).encode() not in everything
+
+
+def test_a_space_without_gradio_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", missing)
+    checkpoint(tmp_path / "best.pt", "modern", TOKENIZERS["bpe"])
+    arguments = ["--to", "space", str(tmp_path / "s"), "--checkpoint", str(tmp_path / "best.pt")]
+    assert main(["export", *arguments]) == 2
+    assert "gradio" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()

@@ -173,3 +173,26 @@ def test_a_bad_line_a_missing_column_or_a_foreign_tensor_leaves_data_raw_as_it_w
     with pytest.raises(CorpusError, match=r"a\.pt: \[0\]: found a 1-D tensor of torch.float32"):
         fetch()
     assert contents(Path("data/raw")) == before
+
+
+def test_what_a_killed_fetch_left_is_cleared_up() -> None:
+    put("a.txt", b"text")
+    Path(".cache/fetch-killed/raw").mkdir(parents=True)
+    fetch()
+    assert list(Path(".cache").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_bucket_without_credentials_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("s3fs", reason="needs the extra s3")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    set_param("path", "s3://nowhere/text.txt")
+    assert main(["fetch"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: corpus.path: s3://nowhere/text.txt cannot be read: ")
+    assert said.count("\n") == 1

@@ -140,3 +140,22 @@ def test_a_file_of_another_kind_is_read_as_text(tmp_path: Path) -> None:
     path = tmp_path / "notes.md"
     path.write_text("# notes")
     assert read(path) == ["# notes"]
+
+
+def test_a_damaged_page_of_parquet_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"text": ["some text " * 50] * 100}), path)
+    data = bytearray(path.read_bytes())
+    data[4:24] = bytes(20)
+    path.write_bytes(data)
+    with pytest.raises(CorpusError, match=r"a\.parquet: not a whole parquet file: [^\n]*$"):
+        read(path)
+
+
+def test_zst_of_the_longest_window_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.zst"
+    parameters = zstandard.ZstdCompressionParameters(window_log=30)
+    packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    path.write_bytes(packer.compress(json_lines(TEXTS)) + packer.flush())  # its size is not stated
+    assert zstandard.get_frame_parameters(path.read_bytes()).window_size == 1 << 30
+    assert read(path) == TEXTS

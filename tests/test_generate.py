@@ -2,11 +2,14 @@
 it cannot."""
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from fresh_project import enter_project
 from test_export import TOKENIZERS, checkpoint
+from tiny_project import ROOT, environment
 
 from pipeline.__main__ import main
 from pipeline.evaluation.sampling import generate
@@ -132,3 +135,27 @@ def test_mistakes_are_one_line(
 ) -> None:
     assert draw(*arguments) == 2
     assert shown.readouterr().err.startswith(f"error: {line}")
+
+
+def test_text_that_utf_8_cannot_hold_is_one_line_and_what_was_shown_is_kept(
+    model: GPT, shown: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert draw("--prompt", "caf\udce9") == 2
+    assert shown.readouterr().err == (
+        "error: --prompt: found 'caf\\udce9'; allowed: text that UTF-8 can hold\n"
+    )
+    monkeypatch.setattr("sys.stdin", io.StringIO("Shall\ncaf\udce9\n"))
+    assert draw("--interactive", "--num-samples", "1", "--output", "out.txt") == 2
+    assert shown.readouterr().err.startswith("error: --prompt: found 'caf\\udce9'")
+    assert Path("out.txt").read_bytes().decode() == f"{drawn(model, 'Shall', 1337)}\n"
+
+
+def test_a_terminal_that_lacks_a_character_is_shown_its_code(model: GPT) -> None:
+    command = [sys.executable, "-m", "pipeline", "generate", "--max-new-tokens", "2"]
+    done = subprocess.run(
+        [*command, "--prompt", "naïve 字", "--num-samples", "1", "--output", "out.txt"],
+        env=environment(PYTHONIOENCODING="cp1252", PYTHONPATH=str(ROOT)), capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("naïve ".encode("cp1252") + rb"\u5b57")
+    assert Path("out.txt").read_text(encoding="utf-8").startswith("naïve 字")

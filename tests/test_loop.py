@@ -1,5 +1,6 @@
 """The loop: accumulation is one large batch, looking changes nothing, stops are clean."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,5 +154,15 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_best(
 
     with pytest.raises(TrainingError, match=r"loss is nan at step \d+; .*step 4"):
         run(tmp_path, monkeypatch, validate=poison)
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["step"] == 4
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_a_val_loss_that_is_not_finite_is_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([3.0, math.nan])
+    with pytest.raises(TrainingError, match=r"val loss is nan at step \d+; .*step 4"):
+        run(tmp_path, monkeypatch, validate=lambda model: next(looks))
     assert torch.load(tmp_path / "best.pt", weights_only=True)["step"] == 4
     assert not (tmp_path / "last.pt").exists()

@@ -82,6 +82,10 @@ def test_a_prepared_projects_own_model_has_its_vocabulary(finished: Path) -> Non
     assert table.returncode == 0, table.stderr
     row = next(line for line in table.stdout.splitlines() if " params.yaml " in line)
     assert " 0.0 M " in row  # with 8,192 it would be 0.3
+    set_params(finished, prepare__tokenizer="gpt2")  # not prepared yet: its tokens are known
+    table = plan("--device", "cpu", "--nproc", "1", project=finished)
+    row = next(line for line in table.stdout.splitlines() if " params.yaml " in line)
+    assert " 1.6 M " in row  # 2 times 50,257 rows of 16
 
 
 MEASURED = [

@@ -85,6 +85,12 @@ def test_yaml_1_2_numbers_are_numbers(tmp_path: Path, text: str, number: float) 
             "dropout: 1",
             "model.dropout: found 1; allowed: a number of at least 0 and below 1",
         ),
+        (
+            "sample_prompt",
+            'sample_prompt: "\\ud83d"',
+            "train.sample_prompt: found '\\ud83d'; allowed: text that UTF-8 can hold",
+        ),
+        ("seed", "seed: 1\n  3: foo", "train.3: unknown parameter; allowed: names"),
         ("path", "path: ''", "corpus.path: found ''; allowed: text of length at least 1"),
     ],
 )

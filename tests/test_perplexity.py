@@ -93,3 +93,14 @@ def test_a_split_shorter_than_a_window_is_refused() -> None:
         score_split(
             model(), TOKENS[:16], overlap=0.0, batch_size=1, autocast=nullcontext, name="val"
         )
+
+
+def test_a_batch_holds_no_more_logits_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, batches = score(model(), batch_size=100), []
+    monkeypatch.setattr("pipeline.evaluation.perplexity.LOGITS_BYTES", 3 * 4 * 16 * 61)
+    parts = score_split(
+        model(), TOKENS, overlap=0.5, batch_size=100, autocast=nullcontext, name="test",
+        on_batch=lambda done, total: batches.append(done),
+    )  # fmt: skip
+    assert batches[:3] == [3, 6, 9]
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-6)

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 from fresh_project import enter_project
+from tiny_project import commit, run
 
 from pipeline.errors import UserError
 from pipeline.params import check_params, load_params, read_params
+from pipeline.sweep import _planned
 from pipeline.sweeps.plan import FILES, Plan, load_plan, plan_from_file, plan_from_flags
 
 ROOT = Path(__file__).parent.parent
@@ -147,3 +149,31 @@ def test_every_ready_sweep_is_valid(path: Path) -> None:
 
 def test_params_are_read_and_checked_in_two_steps_with_the_same_result() -> None:
     assert check_params(read_params(), "params.yaml") == load_params()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["train.lr= "], r"-S train\.lr= : found no value; allowed: key=a,b"),
+        (["train.seed=1,2", "train.seed=3,4"], r"-S train\.seed: found twice; allowed: once"),
+    ],
+)
+def test_flags_that_would_be_dropped_are_refused(flags: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan_from_flags("try", flags, threads=1)
+
+
+def test_a_key_that_is_a_number_is_one_line() -> None:
+    write_sweep("grid: {1: [1, 2]}\n")
+    with pytest.raises(UserError, match=r"mine\.yaml: found 1; allowed: a setting's name"):
+        plan_from_file("mine", threads=1)
+
+
+def test_a_grid_by_flags_does_not_take_a_files_name() -> None:
+    settings = ["train.lr=1e-3,5e-4"]
+    run(Path(), "git", "init", "-q")
+    commit(Path())
+    assert _planned(None, settings, 1)[0].name == "lr"
+    FILES.mkdir(exist_ok=True)
+    (FILES / "lr.yaml").write_text("grid: {train.lr: [1e-3]}\n")
+    assert _planned(None, settings, 1)[0].name == "lr-grid"

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -362,3 +363,20 @@ def test_a_killed_queued_task_goes_on_when_queued_again(finished: Path) -> None:
     assert "going on from step" in again.stdout
     record = run(finished, "git", "show", f"{rev('again', finished)}:reports/metrics.json").stdout
     assert json.loads(record)["train"]["steps"] == 1500
+
+
+def test_runs_of_a_sweep_that_train_alike_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.errors import TrainingError
+    from pipeline.training.resume import ResumeState
+
+    monkeypatch.chdir(tmp_path)
+    first = ResumeState("key")
+    with pytest.raises(TrainingError, match="another process is training this very run"):
+        ResumeState("key")
+    monkeypatch.setenv("DVC_EXP_NAME", "overlap-overlap=0.5")
+    waiting = ThreadPoolExecutor(1).submit(ResumeState, "key")
+    assert not waiting.done()
+    first.release()
+    waiting.result(timeout=60).release()

@@ -21,6 +21,7 @@ from tiny_project import commit, environment, run, set_params, words
 
 from pipeline.__main__ import main
 from pipeline.reporting.lineage import parse_yaml
+from pipeline.sweeps import queue
 
 SWEEP = (sys.executable, "-m", "pipeline", "sweep")
 # 1e30 is a number that passes every check and makes the loss not finite
@@ -325,3 +326,54 @@ def test_a_mistake_is_one_line(
 def test_without_a_sweep_the_section_says_so_and_the_check_holds(finished: Path) -> None:
     assert "No sweep has been recorded yet" in (finished / "README.md").read_text()
     run(finished, *SWEEP, "table", "--check")
+
+
+@pytest.mark.slow
+def test_a_run_of_other_settings_or_another_text_is_no_run_of_this_sweep(finished: Path) -> None:
+    ignored = finished / ".gitignore"
+    ignored.write_text(f"{ignored.read_text()}/data/own/words.txt\n")
+    run(finished, "git", "rm", "-q", "--cached", "data/own/words.txt")
+    commit(finished, "My own text, which stays out of git")
+    seeds = ("-S", "train.seed=1,2")
+    run(finished, *SWEEP, "run", "one", *seeds, "-S", "train.max_steps=5")
+    short = references(finished, "one")
+    said = run(finished, *SWEEP, "run", "one", *seeds).stdout
+    assert said.count("done before, is run again") == 2
+    whole = references(finished, "one")
+    assert whole.keys() == short.keys()
+    assert not set(whole.values()) & set(short.values())
+    run(finished, *SWEEP, "table", "one")
+    assert {row["tokens"] for row in rows(finished, "one").values()} == {str(20 * 4 * 16)}
+    run(finished, "git", "checkout", "-q", "--", "README.md")
+    assert "run again" not in run(finished, *SWEEP, "run", "one", *seeds).stdout
+    assert references(finished, "one") == whole
+    (finished / "data/own/words.txt").write_text(words(1400, seed=3))
+    said = run(finished, *SWEEP, "run", "one", *seeds).stdout
+    assert said.count("done before, is run again") == 2
+
+
+@pytest.mark.slow
+def test_what_is_run_again_leaves_the_experiments_of_other_commits(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(finished, "dvc", "exp", "run", "-q", "-n", "same", "-S", "report.smoothing=0.3")
+    run(finished, "git", "checkout", "-q", "--force", "HEAD")
+    commit(finished, "Another commit")
+    run(finished, "dvc", "exp", "run", "-q", "-n", "same", "-S", "report.smoothing=0.4")
+    head = run(finished, "git", "rev-parse", "HEAD").stdout.strip()
+    monkeypatch.chdir(finished)
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    queue.forget(["same"], head)
+    listed = run(finished, "git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout
+    (left,) = [line for line in listed.splitlines() if line.endswith("/same")]
+    assert head[2:] not in left
+
+
+def test_a_record_that_is_no_json_is_one_line(finished: Path) -> None:
+    (finished / "reports/sweeps/one.json").write_text("<<<<<<< HEAD")
+    wrong = run(finished, *SWEEP, "table", "--check", check=False)
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("error: reports/sweeps/one.json: not JSON; run ")
+    missing = run(finished, *SWEEP, "table", "--check", "two", check=False)
+    assert "reports/sweeps/two.json: not found" in missing.stderr

@@ -26,6 +26,7 @@ from pipeline.corpus.readers import document_pieces
 from pipeline.corpus.tokenizers import (
     GPT2_PATTERN,
     GPT4_PATTERN,
+    LONGEST_WORD,
     Tokenizer,
     byte_tokenizer,
     char_tokenizer,
@@ -34,7 +35,7 @@ from pipeline.corpus.tokenizers import (
     load,
     train_bpe,
 )
-from pipeline.errors import TokenFileError
+from pipeline.errors import CorpusError, TokenFileError
 
 TEXT = (
     "It was the best of times, it was the worst of times, it was the age of wisdom, it was the "
@@ -329,3 +330,12 @@ def test_the_trained_merges_are_the_hugging_face_trainers() -> None:
     peer.train_from_iterator([TEXT], trainer)
     merges = [" ".join(pair) for pair in json.loads(peer.to_str())["model"]["merges"]]
     assert BPE.to_json()["merges"] == merges
+
+
+def test_an_unbroken_run_is_cut_in_training_and_refused_where_no_pattern_takes_it() -> None:
+    bpe = train_bpe(["ab" * 5000], 300)
+    assert max(len(bpe.token_bytes(n)) for n in range(bpe.vocab_size)) <= LONGEST_WORD
+    text = "ab" * 5000
+    assert bpe.decode(bpe.encode(text).tolist()) == text
+    with pytest.raises(CorpusError, match=r"the text cannot be split into words: [^\n]*$"):
+        bpe.encode(" " * 2_000_000)

@@ -1,6 +1,7 @@
 """A number leads back to the text it came from, and a line that does not hold is named."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,17 @@ def test_an_unknown_name_lists_what_there_is(finished: Path) -> None:
     assert failed.returncode == 1
     assert failed.stderr.count("\n") == 1
     assert "val.loss" in failed.stderr
+
+
+def test_text_in_a_bucket_is_named_by_the_hash_that_it_had(finished: Path) -> None:
+    lock = finished / "dvc.lock"
+    text = re.sub(
+        r"- path: data/own\n(\s+)hash: md5\n\s+md5: \S+",
+        r"- path: s3://bucket/words.txt\n\1etag: abc123",
+        lock.read_text(),
+        count=1,
+    )
+    assert "s3://" in text
+    lock.write_text(text)
+    found = lines(trace(finished, "val.loss"))
+    assert "s3://bucket/words.txt etag abc123" in found

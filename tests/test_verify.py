@@ -1,5 +1,6 @@
 """verify passes on an untouched tree, and names the file of any single change."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_project import environment, run
+from tiny_project import commit, environment, run
 
 
 def verify(project: Path, *arguments: str) -> tuple[int, str]:
@@ -65,9 +66,33 @@ def test_one_changed_byte_is_named(finished: Path, path: str, change: object) ->
 
 
 def test_a_rerun_in_a_clone_gives_identical_bytes(finished: Path) -> None:
+    # the text is no part of git, and goes into the clone
+    (finished / ".git/info/exclude").write_text("/data/own/words.txt\n")
+    run(finished, "git", "rm", "-q", "--cached", "data/own/words.txt")
+    commit(finished, "My own text, which stays out of git")
     # no environment is activated: the stages' `python` is not on the PATH
     bare = {**environment(), "PATH": os.defpath}
     command = [sys.executable, "-m", "pipeline", "verify", "--rerun"]
     done = subprocess.run(command, cwd=finished, env=bare, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "identical bytes" in done.stdout
+
+
+def test_facts_that_only_training_knows_are_no_other_platform(finished: Path) -> None:
+    path = finished / "data/checkpoints/run.json"
+    facts = json.loads(path.read_text())
+    program = (
+        "from pipeline.params import load_params; from pipeline.verify import _same_platform; "
+        "from pipeline.training.runtime import prepare_process; "
+        "prepare_process(load_params().train); print(_same_platform())"
+    )
+    for changes, same in (
+        ({}, True),
+        ({"micro_batch_size": 4}, True),
+        ({"processes": 2, "parallel": "ddp", "threads": 3}, True),
+        ({"threads": 3}, False),
+        ({"torch": "1.0"}, False),
+    ):
+        changed = {**facts, "runtime": {**facts["runtime"], **changes}}
+        replace(path, json.dumps(changed, indent=1).encode())
+        assert run(finished, "python", "-c", program).stdout == f"{same}\n", changes

@@ -9,6 +9,16 @@ from typing import Any
 
 from pipeline.params import Params
 
+# how the machine computes is for `auto` to say, whatever the project has chosen
+AUTO: dict[str, dict[str, Any]] = {
+    "train": {
+        "sequences_per_step": None,
+        "precision": "auto",
+        "compile": "auto",
+        "attention": "auto",
+        "activation_checkpointing": False,
+    },
+}
 # what nanoGPT trains with: GPT-2 without biases, exact GELU aside, AdamW, cosine
 NANOGPT: dict[str, dict[str, Any]] = {
     "model": {"architecture": "gpt2", "size": "custom", "dropout": 0.0, "bias": False},
@@ -134,7 +144,7 @@ def merged(
 
 def with_settings(params: Params, changes: dict[str, dict[str, Any]]) -> Params:
     """The project's own settings with a workload's in their place, checked as a whole."""
-    return Params.model_validate(merged(params.model_dump(), changes))
+    return Params.model_validate(merged(merged(params.model_dump(), AUTO), changes))
 
 
 QUALITY = {

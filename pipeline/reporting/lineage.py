@@ -15,6 +15,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from pipeline.corpus.remote_files import is_remote
 from pipeline.dvc_cache import DvcCache
 from pipeline.errors import ReportError
 from pipeline.reporting.stages import CODE
@@ -180,6 +181,11 @@ def check_path(tree: Tree, path: str, locked: str) -> str:
     return ""
 
 
+def check_dep(tree: Tree, dep: dict[str, Any]) -> str:
+    """`check_path` of what a stage read; text on another machine is not read again."""
+    return "" if is_remote(dep["path"]) else check_path(tree, dep["path"], dep["md5"])
+
+
 def value_at(values: Any, key: str) -> Any:
     """The value under a dotted key of nested dicts, None where there is none."""
     for part in key.split("."):
@@ -228,8 +234,9 @@ def stage_node(tree: Tree, lock: dict[str, Any], stage: str, seen: set[str]) -> 
     producers = {out["path"]: name for name, each in lock.items() for out in each.get("outs", [])}
     inputs = []
     for dep in entry.get("deps", []):
-        path, locked_md5 = dep["path"], dep["md5"]
-        line = Node(f"{path} md5 {locked_md5}", check_path(tree, path, locked_md5))
+        path = dep["path"]
+        kind = next(kind for kind in ("md5", "etag", "checksum") if kind in dep)
+        line = Node(f"{path} {kind} {dep[kind]}", check_dep(tree, dep))
         if path.endswith(CODE):
             code.children.append(line)
             continue
@@ -273,7 +280,10 @@ def _corpus(tree: Tree) -> Node:
 def find_value(tree: Tree, name: str) -> tuple[str, str]:
     """(what a name says, the file that holds it) for a metric, figure, table or sample."""
     data = tree.read(METRICS)
-    values = value_at(json.loads(data) if data is not None else {}, name)
+    try:
+        values = value_at(json.loads(data) if data is not None else {}, name)
+    except ValueError:
+        raise ReportError(f"{METRICS}: not JSON; run `dvc repro`") from None
     if values is not None:
         return f"{name} = {json.dumps(values)}", METRICS
     outputs = [out["path"] for out in _locked_outputs(tree)]
@@ -349,8 +359,9 @@ def commits_node(tree: Tree, stages: list[str]) -> Node:
         for f in lock[s].get("params", {}).values()
         for key, value in f.items()
     }
-    wanted = {d["path"]: d["md5"] for s in stages for d in lock[s].get("deps", [])}
-    code = sorted(path for path in wanted if path.endswith(CODE))
+    deps = [dep for s in stages for dep in lock[s].get("deps", [])]
+    wanted = {dep["path"]: dep["md5"] for dep in deps if dep["path"].endswith(CODE)}
+    code = sorted(wanted)
     blobs: dict[str, str] = {}  # git's blob id -> md5 of its content
     params_agree: dict[str, bool] = {}
     start = tree.commit if isinstance(tree, Revision) else "HEAD"

@@ -109,7 +109,12 @@ def read_record(name: str) -> Record:
     if not path.is_file():
         there = ", ".join(recorded()) or "none yet"
         raise ReportError(f"{path}: not found; allowed: a sweep that has run ({there})")
-    record: Record = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        record: Record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ReportError(
+            f"{path}: not JSON; run `python -m pipeline sweep table {name}`"
+        ) from None
     return record
 
 

@@ -125,6 +125,10 @@ def plan_from_flags(name: str, flags: Sequence[str], threads: int) -> Plan:
             choices = YAML(typ="safe", pure=True).load(StringIO(f"[{text}]"))
         except YAMLError:
             raise SweepError(f"-S {flag}: not valid YAML; allowed: key=a,b") from None
+        if not choices:
+            raise SweepError(f"-S {flag}: found no value; allowed: key=a,b as train.lr=1e-3,5e-4")
+        if key in base or key in grid:
+            raise SweepError(f"-S {key}: found twice; allowed: once, with all its values: key=a,b")
         if len(choices) == 1:
             base[key] = choices[0]
         else:
@@ -147,6 +151,9 @@ def _plan(
         raise SweepError(f"sweep {name!r}: allowed: letters, digits, _ and - in its name")
     params = read_params(PARAMS_FILE)
     check_params(params, str(PARAMS_FILE))
+    for key in (key for settings in (base, grid, *runs) for key in settings):
+        if not isinstance(key, str):
+            raise SweepError(f"{source}: found {key!r}; allowed: a setting's name, as train.lr")
     varied = list(dict.fromkeys([key for run in runs for key in run] + list(grid)))
     combinations = [
         dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
@@ -167,6 +174,17 @@ def _plan(
     if repeated:
         raise SweepError(f"{source}: {repeated[0]}: found twice; allowed: every run once")
     return Plan(name, description, varied, members, threads)
+
+
+def resulting(params: dict[str, Any], member: Member) -> Settings:
+    """Every setting of a run that a result can depend on: params.yaml's with its own instead."""
+    values = _with(params, member.settings, member.name)
+    return {
+        f"{section}.{key}": value
+        for section, keys in values.items()
+        if section not in ("log", "report")
+        for key, value in keys.items()
+    }
 
 
 def _names(sweep: str, own: list[Settings]) -> list[str]:

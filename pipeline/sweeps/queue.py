@@ -160,10 +160,11 @@ def remove(names: Iterable[str]) -> None:
         dvc("queue", "remove", *ordered)
 
 
-def forget(names: Iterable[str]) -> None:
-    """Remove experiments, done or failed, so that their names are free."""
+def forget(names: Iterable[str], baseline: str) -> None:
+    """Remove finished experiments of one commit, so that their names are free there."""
+    folder = f"refs/exps/{baseline[:2]}/{baseline[2:]}"  # a name alone could mean another commit's
     if ordered := sorted(names):
-        dvc("exp", "remove", *ordered)
+        dvc("exp", "remove", *(f"{folder}/{name}" for name in ordered))
 
 
 def start(workers: int) -> None:
