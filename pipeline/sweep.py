@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -233,15 +234,24 @@ def _stands(experiment: "Experiment | None", settings: dict[str, Any], retry: bo
 
 def _same_text(experiment: "Experiment") -> bool:
     """Whether what a run read besides code, text and weights to start from, is there unchanged."""
-    from pipeline.reporting.lineage import Revision, WorkingTree, check_dep, read_lock
+    from pipeline.reporting.lineage import METRICS, Revision, producer_of, read_lock, upstream
     from pipeline.reporting.stages import CODE
 
-    stages = read_lock(Revision(experiment.commit)).values()
-    made = {out["path"] for stage in stages for out in stage.get("outs", [])}
-    deps = {dep["path"]: dep for stage in stages for dep in stage.get("deps", [])}
-    read = [dep for path, dep in deps.items() if not path.endswith(CODE) and path not in made]
-    inputs = [dep for dep in read if not dep["path"].startswith(("data/tokens/", "reports/"))]
-    return not any(check_dep(WorkingTree(), dep) for dep in inputs)
+    lock = read_lock(Revision(experiment.commit))
+    deps = [dep for stage in upstream(lock, METRICS) for dep in lock[stage].get("deps", [])]
+    return all(
+        _as_then(dep["path"], dep.get("md5"))
+        for dep in deps
+        if not dep["path"].endswith(CODE) and producer_of(lock, dep["path"]) is None
+    )
+
+
+@cache
+def _as_then(path: str, md5: str | None) -> bool:
+    """Whether a file or folder is as a run read it; hashed once for all runs."""
+    from pipeline.reporting.lineage import WorkingTree, check_dep
+
+    return not check_dep(WorkingTree(), {"path": path, "md5": md5})
 
 
 def _corpus_path(settings: dict[str, Any]) -> str:

@@ -194,11 +194,8 @@ def _run_again() -> tuple[str, list[str]]:
         done = subprocess.run(command, cwd=clone, env=environment())
         if done.returncode:
             return "dvc repro in the clone failed", [f"dvc repro exited with {done.returncode}"]
-        platforms = [
-            json.loads((top / RUN).read_text(encoding="utf-8"))["runtime"]
-            for top in (Path(), clone)
-        ]
-        if platforms[0] == platforms[1]:
+        here, there = (json.loads((root / RUN).read_text("utf-8")) for root in (Path(), clone))
+        if here["runtime"] == there["runtime"]:
             ours, theirs = _contents(Path()), _contents(clone)
             names = sorted({*ours, *theirs})
             wrong = [f"{n}: differs" for n in names if ours.get(n) != theirs.get(n)]

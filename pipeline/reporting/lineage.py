@@ -214,6 +214,14 @@ def check_params(tree: Tree, file: str, locked: dict[str, Any]) -> dict[str, str
     return problems
 
 
+def producer_of(lock: dict[str, Any], path: str) -> str | None:
+    """The stage that makes a file or folder, alone or inside a folder; None where none does."""
+    for stage, entry in lock.items():
+        if any(f"{path}/".startswith(f"{out['path']}/") for out in entry.get("outs", [])):
+            return stage
+    return None
+
+
 def stage_node(tree: Tree, lock: dict[str, Any], stage: str, seen: set[str]) -> Node:
     """A stage: its command, parameters, code and inputs, followed up to the corpus."""
     entry = lock[stage]
@@ -231,7 +239,6 @@ def stage_node(tree: Tree, lock: dict[str, Any], stage: str, seen: set[str]) -> 
             )
             node.children.append(Node(f"{file} {key}: {shown}", wrong))
     code = Node("code")
-    producers = {out["path"]: name for name, each in lock.items() for out in each.get("outs", [])}
     inputs = []
     for dep in entry.get("deps", []):
         path = dep["path"]
@@ -240,10 +247,7 @@ def stage_node(tree: Tree, lock: dict[str, Any], stage: str, seen: set[str]) -> 
         if path.endswith(CODE):
             code.children.append(line)
             continue
-        producer = next(
-            (s for out, s in producers.items() if f"{path}/".startswith(f"{out}/")), None
-        )
-        if producer:
+        if producer := producer_of(lock, path):
             line.children.append(stage_node(tree, lock, producer, seen))
         inputs.append(line)
     node.children.append(code)

@@ -119,14 +119,12 @@ def plan_from_flags(name: str, flags: Sequence[str], threads: int) -> Plan:
     base, grid = {}, {}
     for flag in flags:
         key, equals, text = flag.partition("=")
-        if not equals or not text:
+        if not equals or not text.strip():
             raise SweepError(f"-S {flag}: found no value; allowed: key=a,b as train.lr=1e-3,5e-4")
         try:
             choices = YAML(typ="safe", pure=True).load(StringIO(f"[{text}]"))
         except YAMLError:
             raise SweepError(f"-S {flag}: not valid YAML; allowed: key=a,b") from None
-        if not choices:
-            raise SweepError(f"-S {flag}: found no value; allowed: key=a,b as train.lr=1e-3,5e-4")
         if key in base or key in grid:
             raise SweepError(f"-S {key}: found twice; allowed: once, with all its values: key=a,b")
         if len(choices) == 1:
