@@ -26,6 +26,7 @@ from pipeline.errors import BenchmarkError, ReportError
 from pipeline.params import load_params
 from pipeline.processes import available_cores, environment
 from pipeline.reporting.benchmark import PEER
+from pipeline.storage import read_json, write_json
 
 RECORDS = Path("reports/benchmarks")
 ON = {"cpu": ("char", "10m", "124m"), "cuda": ("124m-1024",)}
@@ -59,7 +60,6 @@ def bench(
     from pipeline.benchmarking.peer import check_peer
     from pipeline.reporting.benchmark import benchmark_rows
     from pipeline.reporting.markdown import table
-    from pipeline.storage import write_json
 
     load_params()
     if check:
@@ -99,12 +99,8 @@ def bench(
         console.print(f"wrote {path.as_posix()}, its page and the section BENCHMARKS")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise BenchmarkError(f"{path}: found no JSON; allowed: as bench wrote it") from None
-    return record
+def _read(path: Path) -> Any:
+    return read_json(path, BenchmarkError, "allowed: as bench wrote it")
 
 
 def _lost(path: Path, chosen: list[str], with_peer: bool) -> str:

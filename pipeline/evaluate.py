@@ -1,6 +1,5 @@
 """Stage evaluate: data/checkpoints, data/tokens -> reports/metrics.json, data/evaluation."""
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from pipeline.errors import CheckpointError, CorpusError
 from pipeline.params import Params, SampleParams, load_params
-from pipeline.storage import write_json, write_text
+from pipeline.storage import read_json, write_json, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -263,7 +262,7 @@ def _read_text(path: Path) -> str:
 
 def _before_training(best_val_loss: float) -> dict[str, float]:
     """What the pretrained weights reached on the same val windows, beside the fine-tuned ones."""
-    run = json.loads((CHECKPOINTS / "run.json").read_text(encoding="utf-8"))
+    run = read_json(CHECKPOINTS / "run.json", CheckpointError, "run train")
     if "init_from" not in run:
         return {}
     initial = run["init_from"]["val_loss"]

@@ -10,7 +10,6 @@ changes before everything is there and verified.
 """
 
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,9 @@ from pipeline.corpus.sources import SOURCES, fetch_named, own_files
 from pipeline.corpus.token_lists import read_token_lists
 from pipeline.errors import CorpusError
 from pipeline.params import CorpusParams, load_params
-from pipeline.storage import sha256_file, sha256_json, write_json
+from pipeline.storage import scratch, sha256_file, sha256_json, write_json
 
 RAW = Path("data/raw")
-CACHE = Path(".cache")
 
 
 def fetch() -> None:
@@ -36,15 +34,12 @@ def fetch() -> None:
     """
     params = load_params().corpus
     console = Console()
-    CACHE.mkdir(exist_ok=True)
-    for left_behind in CACHE.glob("fetch-*"):  # by one that was killed
-        shutil.rmtree(left_behind)
-    with tempfile.TemporaryDirectory(dir=CACHE, prefix="fetch-") as temporary:
+    with scratch("fetch") as temporary:
         path = Path(params.path)
         if is_remote(params.path):
-            path = bring(params.path, Path(temporary, "remote"))
+            path = bring(params.path, temporary / "remote")
         own, left_out = own_files(path, params.pattern)
-        new = Path(temporary, "raw")
+        new = temporary / "raw"
         new.mkdir()
         if own:
             manifest = _take_own(own, params, new, console)

@@ -69,6 +69,14 @@ def generate(
 
     Example: python -m pipeline generate --prompt "BIANCA:\\n" --top-p 0.9 --num-samples 3
     """
+    for one, other in (
+        (greedy and "--greedy", temperature is not None and "--temperature"),
+        (interactive and "--interactive", compare and "--compare"),
+        (interactive and "--interactive", prompt is not None and "--prompt"),
+        (compare and "--compare", num_samples is not None and "--num-samples"),
+    ):
+        if one and other:
+            raise UserError(f"{one}: found with {other}; allowed: one of the two")
     params = load_params()
     asked = {
         "prompt": None if prompt is None else prompt.replace("\\n", "\n"),

@@ -1,6 +1,5 @@
 """Command inspect: what data/tokens holds, for a person to look at before training."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from pipeline.corpus.token_file import load_split, read_meta
 from pipeline.corpus.token_stream import TokenStream
 from pipeline.errors import TokenFileError
 from pipeline.randomness import seed_for
+from pipeline.storage import read_json
 
 TOKENS = Path("data/tokens")
 
@@ -31,7 +31,7 @@ def inspect(
     """
     meta = read_meta(TOKENS)
     tokenizer = tokenizers.load(TOKENS / "tokenizer.json")
-    statistics = _read_statistics(TOKENS / "statistics.json")
+    statistics = read_json(TOKENS / "statistics.json", TokenFileError, "run prepare")
     splits = {split: load_split(TOKENS, split).tokens for split in SPLITS}
     console = Console(highlight=False)
     console.print(_counts(meta))
@@ -45,17 +45,6 @@ def inspect(
             end = min(start + length, len(tokens))
             console.rule(f"{split}, tokens {start:,} to {end - 1:,}", align="left")
             console.print(Text(text))
-
-
-def _read_statistics(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TokenFileError(f"{path}: not found; run prepare first") from None
-    except ValueError:
-        raise TokenFileError(f"{path}: not JSON; run prepare again") from None
-    assert isinstance(value, dict)
-    return value
 
 
 def _counts(meta: dict[str, Any]) -> Table:

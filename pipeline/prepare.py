@@ -16,7 +16,6 @@ tell apart. A split's `documents` are those that end in it; its `bytes` are thos
 
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -61,13 +60,12 @@ from pipeline.corpus.tokenizers import (
     tiktoken_tokenizer,
     train_bpe,
 )
-from pipeline.errors import CorpusError, TokenFileError
+from pipeline.errors import CorpusError
 from pipeline.params import Params, PrepareParams, load_params
-from pipeline.storage import write_json
+from pipeline.storage import scratch, write_json
 
 RAW = Path("data/raw")
 TOKENS = Path("data/tokens")
-CACHE = Path(".cache")
 
 
 def prepare() -> None:
@@ -78,9 +76,6 @@ def prepare() -> None:
     params = load_params()
     console = Console()
     corpus = open_corpus(RAW)
-    CACHE.mkdir(exist_ok=True)
-    for left_behind in CACHE.glob("prepare-*"):  # by one that was killed
-        shutil.rmtree(left_behind)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     rates = (TransferSpeedColumn(), TimeRemainingColumn())
     with (
@@ -88,20 +83,15 @@ def prepare() -> None:
         Progress(
             *columns, *rates, console=console, transient=True, disable=not console.is_terminal
         ) as progress,
-        tempfile.TemporaryDirectory(dir=CACHE, prefix="prepare-") as temporary,
+        scratch("prepare") as temporary,
     ):
-        new = Path(temporary, "tokens")
+        new = temporary / "tokens"
         write = _write_token_lists if corpus.holds_token_lists else _write_text
-        try:
-            meta = write(new, corpus, params, progress, console)
-            write_json(new / "meta.json", meta)
-            if TOKENS.exists():
-                shutil.rmtree(TOKENS)
-            shutil.move(new, TOKENS)
-        except OSError as error:
-            raise TokenFileError(
-                f"{TOKENS}: cannot be written: {error.strerror or error}"
-            ) from None
+        meta = write(new, corpus, params, progress, console)
+        write_json(new / "meta.json", meta)
+        if TOKENS.exists():
+            shutil.rmtree(TOKENS)
+        shutil.move(new, TOKENS)
     _print_summary(console, meta, params.prepare)
 
 

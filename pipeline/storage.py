@@ -8,10 +8,16 @@ never a part of one.
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from pipeline.errors import UserError
+
+CACHE = Path(".cache")
 
 
 @contextmanager
@@ -41,6 +47,16 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def scratch(kind: str) -> Iterator[Path]:
+    """A new folder .cache/KIND-*, removed at the end, with those that a killed process left."""
+    CACHE.mkdir(exist_ok=True)
+    for left_behind in CACHE.glob(f"{kind}-*"):
+        shutil.rmtree(left_behind)
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix=f"{kind}-") as folder:
+        yield Path(folder)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically."""
     with atomic_writer(path) as file:
@@ -55,6 +71,20 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` to `path` atomically as indented JSON with a final newline."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, error: type[UserError], remedy: str, kind: type = dict) -> Any:
+    """The object (or list) in a JSON file; where there is none, raises `error` with `remedy`."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path}: not found; {remedy}") from None
+    except (ValueError, RecursionError):
+        raise error(f"{path}: not JSON in UTF-8; {remedy}") from None
+    if not isinstance(value, kind):
+        wanted = "an object" if kind is dict else "a list"
+        raise error(f"{path}: not {wanted} in JSON; {remedy}")
+    return value
 
 
 def sha256_file(path: Path) -> str:

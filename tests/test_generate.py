@@ -128,6 +128,13 @@ def test_any_model_that_can_be_read_will_do(model: GPT, shown: pytest.CaptureFix
             "--repetition-penalty: found nan; allowed: a number above 0",
         ),
         (("--checkpoint", "none.pt"), "none.pt: not found; allowed: gpt2, gpt2-medium"),
+        (
+            ("--greedy", "--temperature", "1"),
+            "--greedy: found with --temperature; allowed: one of the two",
+        ),
+        (("--interactive", "--compare"), "--interactive: found with --compare; allowed: one"),
+        (("--interactive", "--prompt", "I"), "--interactive: found with --prompt; allowed: one"),
+        (("--compare", "--num-samples", "3"), "--compare: found with --num-samples; allowed: one"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -230,6 +230,14 @@ def test_settings_that_contradict_the_weights_are_refused(tmp_path: Path) -> Non
     assert line == "n_layer: its settings say 3, its tensors have 2"
 
 
+def test_a_context_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
+    stated = {"architecture": "modern", "n_head": 2, "block_size": 10**13}
+    payload = {"config": stated, "model_state_dict": randomised(MODERN).state_dict()}
+    torch.save(payload, tmp_path / "a.pt")
+    line = refusal(tmp_path / "a.pt")
+    assert line == "block_size: found 10,000,000,000,000; allowed: at most 1,048,576"
+
+
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
 def test_files_cut_short_or_of_another_kind_are_refused(name: str, tmp_path: Path) -> None:
     whole = io.BytesIO()

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.params import Params
 
-# how the machine computes is for `auto` to say, whatever the project has chosen
+# `auto` says how the machine computes, and all start from scratch, whatever the project does
 AUTO: dict[str, dict[str, Any]] = {
     "train": {
         "sequences_per_step": None,
@@ -17,6 +17,9 @@ AUTO: dict[str, dict[str, Any]] = {
         "compile": "auto",
         "attention": "auto",
         "activation_checkpointing": False,
+        "numerics": "native",
+        "init_from": "scratch",
+        "freeze_layers": 0,
     },
 }
 # what nanoGPT trains with: GPT-2 without biases, exact GELU aside, AdamW, cosine
@@ -35,9 +38,6 @@ NANOGPT: dict[str, dict[str, Any]] = {
         "beta1": 0.9,
         "beta2": 0.99,
         "grad_clip": 1.0,
-        "numerics": "native",
-        "init_from": "scratch",
-        "freeze_layers": 0,
     },
 }
 
@@ -127,9 +127,6 @@ MODERN: dict[str, dict[str, Any]] = {
         "decay_fraction": 0.8,
         "weight_decay": 0.0,
         "grad_clip": 1.0,
-        "numerics": "native",
-        "init_from": "scratch",
-        "freeze_layers": 0,
     },
 }
 

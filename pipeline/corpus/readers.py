@@ -6,7 +6,6 @@ piece or several, cut where every tokenizer's pattern starts a new token anyway:
 those of the whole document.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pipeline.corpus.formats import TOKEN_LISTS, Decoding, decoded_blocks, documents
 from pipeline.errors import CorpusError
-from pipeline.storage import sha256_file
+from pipeline.storage import read_json, sha256_file
 
 PIECE_CHARACTERS = 1 << 20
 
@@ -87,10 +86,8 @@ def open_corpus(folder: Path) -> RawCorpus:
     """Read what `fetch` left, and check that no file is missing or changed; raises CorpusError."""
     manifest = folder / "manifest.json"
     try:
-        corpus = RawCorpus(folder=folder, **json.loads(manifest.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise CorpusError(f"{manifest}: not found; run fetch first") from None
-    except (ValueError, TypeError):
+        corpus = RawCorpus(folder=folder, **read_json(manifest, CorpusError, "run fetch"))
+    except TypeError:
         raise CorpusError(f"{manifest}: not a manifest of fetch; run fetch again") from None
     for entry in corpus.files:
         path = folder / "texts" / entry["path"]

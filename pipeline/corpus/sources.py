@@ -124,12 +124,13 @@ def own_files(path: Path, pattern: str) -> tuple[list[tuple[str, Path]], list[st
     except (ValueError, NotImplementedError) as error:
         raise CorpusError(f"corpus.pattern: found {pattern!r}: {error}; allowed: as **/*") from None
     files = [(name, file) for name, file in seen if suffix_of(name)]
-    if not files and (others := [name for name, _ in _visible(path, "**/*")]):
-        raise CorpusError(
-            f"corpus.path: {path}: {pattern} finds none of {kinds}; found: {', '.join(others[:3])}"
-        )
-    if not files and path != OWN_FOLDER:
-        raise CorpusError(f"corpus.path: {path} holds no file of {kinds}")
+    if not files:
+        found = ", ".join([name for name, _ in _visible(path, "**/*")][:3])
+        if found or path != OWN_FOLDER:
+            found = found or "no file"
+            raise CorpusError(
+                f"corpus.path: {path}: {pattern} finds none of {kinds}; found: {found}"
+            )
     return files, [name for name, _ in seen if not suffix_of(name)]
 
 

@@ -22,7 +22,6 @@ hash, and the split's hash is that of its shards' hashes.
 
 import hashlib
 import io
-import json
 import pickle
 import struct
 from collections.abc import Iterable
@@ -35,7 +34,7 @@ import numpy.typing as npt
 
 from pipeline.corpus.token_stream import ShardedTokens, TokenStream
 from pipeline.errors import TokenFileError
-from pipeline.storage import atomic_writer
+from pipeline.storage import atomic_writer, read_json
 
 MAGIC = b"TRACEGPT"
 VERSION = 1
@@ -183,7 +182,10 @@ def shard_name(split: str, number: int) -> str:
 
 def read_meta(folder: Path) -> dict[str, Any]:
     """meta.json, once its tokenizer is the one in tokenizer.json; raises TokenFileError."""
-    meta, tokenizer = (_read_json(folder / name) for name in ("meta.json", "tokenizer.json"))
+    meta, tokenizer = (
+        read_json(folder / name, TokenFileError, "run prepare")
+        for name in ("meta.json", "tokenizer.json")
+    )
     try:
         found, stated = tokenizer["sha256"], meta["tokenizer"]["sha256"]
     except (KeyError, TypeError):
@@ -257,12 +259,3 @@ def _read_tensors(path: Path) -> TokenFile:
         raise TokenFileError(f"{path}: found {len(ids):,} ids; expected {stated['tokens']:,}")
     tokenizer = meta["tokenizer"]
     return TokenFile(path, ids, tokenizer["vocab_size"], tokenizer["sha256"], stated["sha256"])
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TokenFileError(f"{path}: not found; run prepare first") from None
-    except ValueError:
-        raise TokenFileError(f"{path}: not JSON in UTF-8; run prepare again") from None

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import tiktoken
 
 from pipeline.errors import CorpusError, TokenFileError
-from pipeline.storage import sha256_json, write_json
+from pipeline.storage import read_json, sha256_json, write_json
 
 END_OF_TEXT = "<|endoftext|>"
 Ids = npt.NDArray[np.int64]
@@ -239,13 +239,7 @@ def from_json(value: Any, where: str = "tokenizer") -> Tokenizer:
 
 def load(path: Path) -> Tokenizer:
     """Read tokenizer.json; raises TokenFileError where it is missing, cut short or changed."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TokenFileError(f"{path}: not found; run prepare first") from None
-    except ValueError:
-        raise TokenFileError(f"{path}: not JSON in UTF-8; run prepare again") from None
-    return from_json(value, where=str(path))
+    return from_json(read_json(path, TokenFileError, "run prepare"), where=str(path))
 
 
 def _finish(content: dict[str, Any]) -> Tokenizer:

@@ -14,7 +14,6 @@ names it. From nanoGPT come its GELU, which is the exact one, and the 50,257 tok
 without the 47 that pad its vocabulary.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -30,10 +29,12 @@ from pipeline.model.gpt import GPT, GPTConfig
 from pipeline.model.huggingface import from_hf, settings_of
 from pipeline.model.tensor_file import read_safetensors, read_tensors
 from pipeline.params import SIZES
-from pipeline.storage import sha256_file
+from pipeline.storage import read_json, sha256_file
 
 TOKENIZER_FILE = "pipeline_tokenizer.json"  # this project's form, beside exported weights
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
+AS_SAVED = "allowed: as it was saved"
+LONGEST_CONTEXT = 2**20  # tokens; a file must not make this process take any memory
 GPT2_VOCAB_SIZE = 50_257
 NANOGPT_VOCAB_SIZE = 50_304  # the same, padded to a multiple of 64
 
@@ -96,13 +97,13 @@ def load_pretrained(name_or_path: str) -> Pretrained:
     tensors, settings, tokenizer = _read(path)
     beside = path.parent / "config.json"
     if not settings and revision is None and beside.is_file():
-        settings = settings_of(_read_json(beside), str(beside))
+        settings = settings_of(read_json(beside, CheckpointError, AS_SAVED), str(beside))
     try:
         model = build_model(tensors, settings)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     if tokenizer is None and (path.parent / TOKENIZER_FILE).is_file():
-        tokenizer = _read_json(path.parent / TOKENIZER_FILE)
+        tokenizer = read_json(path.parent / TOKENIZER_FILE, CheckpointError, AS_SAVED)
     return Pretrained(model, name_or_path, path, sha256_file(path), revision, tokenizer)
 
 
@@ -163,16 +164,6 @@ def _weights_file(path: Path) -> Path:
         if (path / name).is_file():
             return path / name
     raise CheckpointError(f"{path}: found no {' or '.join(WEIGHTS_FILES)}; allowed: one of them")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise CheckpointError(f"{path}: not JSON in UTF-8") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: found {type(value).__name__}; allowed: a JSON object")
-    return value
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Any], dict[str, Any] | None]:
@@ -277,6 +268,10 @@ def _config(state: dict[str, Tensor], stated: dict[str, Any]) -> GPTConfig:
     for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size"):
         if type(found[name]) is not int or found[name] < 1:
             raise CheckpointError(f"{name}: found {found[name]!r}; allowed: a number above 0")
+    if found["block_size"] > LONGEST_CONTEXT:  # modern's stands in no tensor's shape
+        raise CheckpointError(
+            f"block_size: found {found['block_size']:,}; allowed: at most {LONGEST_CONTEXT:,}"
+        )
     if found["n_embd"] % found["n_head"]:
         raise CheckpointError(
             f"n_head: found {found['n_head']}; allowed: a divisor of n_embd ({found['n_embd']})"

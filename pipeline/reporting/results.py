@@ -1,6 +1,5 @@
 """What the stages before left behind, read in one place: a report has no other input."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.errors import ReportError
-from pipeline.storage import sha256_file
+from pipeline.storage import read_json, sha256_file
 
 META = Path("data/tokens/meta.json")
 STATISTICS = Path("data/tokens/statistics.json")
@@ -52,8 +51,8 @@ def read_results() -> Results:
         history=_read_csv(HISTORY),
         positions=_read_csv(POSITIONS),
         tokens=_read_json(TOKENS),
-        generated=_read_json(GENERATED),
-        strategies=_read_json(STRATEGIES),
+        generated=_read_json(GENERATED, list),
+        strategies=_read_json(STRATEGIES, list),
     )
 
 
@@ -69,13 +68,8 @@ def changed_start() -> str | None:
     return f"{file} has changed since train started from it; run `dvc repro --force train`"
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ReportError(f"{path}: not found; run `dvc repro`") from None
-    except ValueError as error:
-        raise ReportError(f"{path}: not valid JSON ({error}); run `dvc repro`") from None
+def _read_json(path: Path, kind: type = dict) -> Any:
+    return read_json(path, ReportError, "run `dvc repro`", kind)
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

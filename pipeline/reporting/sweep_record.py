@@ -17,6 +17,7 @@ from typing import Any
 from pipeline.errors import ReportError
 from pipeline.reporting.experiments import Experiment, experiments
 from pipeline.reporting.results import HISTORY
+from pipeline.storage import read_json
 
 RECORDS = Path("reports/sweeps")
 SEED = "train.seed"
@@ -109,12 +110,7 @@ def read_record(name: str) -> Record:
     if not path.is_file():
         there = ", ".join(recorded()) or "none yet"
         raise ReportError(f"{path}: not found; allowed: a sweep that has run ({there})")
-    try:
-        record: Record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise ReportError(
-            f"{path}: not JSON; run `python -m pipeline sweep table {name}`"
-        ) from None
+    record: Record = read_json(path, ReportError, f"run `python -m pipeline sweep table {name}`")
     return record
 
 

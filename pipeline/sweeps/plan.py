@@ -29,7 +29,7 @@ from ruamel.yaml.error import YAMLError
 from pipeline.errors import SweepError
 from pipeline.params import PARAMS_FILE, check_params, read_params
 from pipeline.reporting.lineage import value_at
-from pipeline.storage import sha256_json, write_json
+from pipeline.storage import read_json, sha256_json, write_json
 
 FILES = Path("sweeps")
 PLANS = Path(".cache/sweeps")
@@ -73,7 +73,7 @@ def load_plan(name: str) -> Plan | None:
     path = PLANS / f"{name}.json"
     if not path.is_file():
         return None
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = read_json(path, SweepError, "delete it and run the sweep again")
     members = [Member(**member) for member in values.pop("members")]
     return Plan(**values, members=members)
 
