@@ -49,6 +49,9 @@ def bench(
     threads: int = typer.Option(0, min=0, help="CPU threads of both; 0 for every core."),
     name: str = typer.Option("", help="Of a further machine: its record becomes DEVICE-NAME."),
     write: bool = typer.Option(True, help="Write the record, its page and the README's section."),
+    draw: bool = typer.Option(
+        False, "--draw", help="Measure nothing; write pages and README from the records."
+    ),
     check: bool = typer.Option(
         False, "--check", help="Measure nothing; fail if page or README differ from the records."
     ),
@@ -62,8 +65,8 @@ def bench(
     from pipeline.reporting.markdown import table
 
     load_params()
-    if check:
-        _show_records(check=True)
+    if check or draw:
+        _show_records(check)
         return
     if device not in ON:
         raise BenchmarkError(f"--device: found {device}; allowed: {', '.join(ON)}")
@@ -131,7 +134,8 @@ def _show_records(check: bool) -> None:
         return
     wrong = differing_files(pages, []) + differing_sections(section, required=bool(records))
     if wrong:
-        raise ReportError(f"{', '.join(wrong)}: not what {RECORDS}/ says; run `make bench`")
+        names, remedy = ", ".join(wrong), "run `python -m pipeline bench --draw`"
+        raise ReportError(f"{names}: not what {RECORDS}/ says; {remedy}")
     print(f"{README} and {RECORDS}/ are what the benchmarks' records say")
 
 

@@ -14,9 +14,13 @@ class DvcCache:
         answer = subprocess.run(command, capture_output=True, text=True)
         self.folder = Path(answer.stdout.strip() or ".dvc/cache") / "files" / "md5"
 
+    def path(self, md5: str) -> Path:
+        """Where the content of a file lies, if the cache has it."""
+        return self.folder / md5[:2] / md5[2:]
+
     def read(self, md5: str) -> bytes | None:
         """The content of a file, None where the cache does not have it."""
-        path = self.folder / md5[:2] / md5[2:]
+        path = self.path(md5)
         return path.read_bytes() if path.is_file() else None
 
     def listing(self, md5: str) -> dict[str, str]:

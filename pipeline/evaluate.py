@@ -134,10 +134,10 @@ def compute(params: Params) -> tuple[dict[str, Any], str, dict[str, Any]]:
 
 def _generated(model: "GPT", tokenizer: "Tokenizer", sample: SampleParams) -> list[dict[str, Any]]:
     """The samples that params.yaml asks for, with the settings that shape them."""
-    from pipeline.evaluation.sampling import Strategy, as_set, generate
+    from pipeline.evaluation.sampling import Strategy, as_set, generate, prompt_ids
 
     strategy = as_set(sample)
-    prompt = tokenizer.encode(sample.prompt).tolist() or [tokenizer.eot_id]
+    prompt = prompt_ids(tokenizer, sample.prompt)
     drawn = generate(
         model,
         prompt,
@@ -167,9 +167,9 @@ def _by_strategy(
     model: "GPT", tokenizer: "Tokenizer", sample: SampleParams
 ) -> list[dict[str, Any]]:
     """A short text of each strategy that `generate --compare` shows, same prompt and seed."""
-    from pipeline.evaluation.sampling import as_set, compared_strategies, generate
+    from pipeline.evaluation.sampling import as_set, compared_strategies, generate, prompt_ids
 
-    prompt = tokenizer.encode(sample.prompt).tolist() or [tokenizer.eot_id]
+    prompt = prompt_ids(tokenizer, sample.prompt)
     most_tokens = min(STRATEGY_TOKENS, sample.max_new_tokens)
     texts = []
     for name, strategy in compared_strategies(as_set(sample)).items():

@@ -38,13 +38,18 @@ def fetch() -> None:
         path = Path(params.path)
         if is_remote(params.path):
             path = bring(params.path, temporary / "remote")
-        own, left_out = own_files(path, params.pattern)
         new = temporary / "raw"
         new.mkdir()
-        if own:
-            manifest = _take_own(own, params, new, console)
-        else:
-            manifest = _take_named(params.name, new, console)
+        try:
+            own, left_out = own_files(path, params.pattern)
+            if own:
+                manifest = _take_own(own, params, new, console)
+            else:
+                manifest = _take_named(params.name, new, console)
+        except CorpusError as error:
+            if not is_remote(params.path):
+                raise
+            raise CorpusError(str(error).replace(str(path), params.path)) from None
         write_json(new / "manifest.json", manifest)
         if RAW.exists():
             shutil.rmtree(RAW)

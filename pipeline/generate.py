@@ -95,8 +95,8 @@ def generate(
     from pipeline.training import runtime as runtimes
 
     runtimes.prepare_process(params.train)
-    from pipeline.evaluation.sampling import Draw, as_set
-    from pipeline.evaluation.text import prompt_ids, stream_text
+    from pipeline.evaluation.sampling import Draw, as_set, prompt_ids
+    from pipeline.evaluation.text import stream_text
     from pipeline.model.pretrained import load_pretrained
 
     pretrained = load_pretrained(checkpoint)

@@ -320,10 +320,18 @@ def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
     try:
         values = YAML(typ="safe", pure=True).load(StringIO(text))
     except YAMLError as error:
-        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise ParamsError(f"{path}: not valid YAML: {yaml_problem(error)}") from None
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: found {type(values).__name__}; allowed: sections of settings")
     return values
+
+
+def yaml_problem(error: Exception) -> str:
+    """What is wrong with a YAML text, and in which line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or not problem:
+        return " ".join(str(error).split())
+    return f"line {mark.line + 1}: {problem.splitlines()[0]}"
 
 
 def check_params(values: dict[str, Any], where: str) -> Params:

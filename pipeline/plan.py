@@ -1,8 +1,8 @@
 """plan: what a training takes, for each size of GPT-2 and for params.yaml's own model."""
 
 import math
-from enum import Enum
 from pathlib import Path
+from typing import Literal
 
 import typer
 from rich.console import Console
@@ -26,28 +26,22 @@ VOCABULARIES = {  # of the tokenizers that need no text, and of char about
 }
 
 
-class Device(str, Enum):
-    cpu = "cpu"
-    rtx4090 = "rtx4090"
-    a100 = "a100"
-    h100 = "h100"
-    h200 = "h200"
-
-
 # memory in GB, and TFLOP/s that training reaches in bf16: 40% of the data sheets' dense peaks
 DEVICES = {
-    Device.cpu: (16.0, 0.1),
-    Device.rtx4090: (24.0, 66.0),
-    Device.a100: (80.0, 125.0),
-    Device.h100: (80.0, 396.0),
-    Device.h200: (141.0, 396.0),
+    "cpu": (16.0, 0.1),
+    "rtx4090": (24.0, 66.0),
+    "a100": (80.0, 125.0),
+    "h100": (80.0, 396.0),
+    "h200": (141.0, 396.0),
 }
 
 
 def plan(
-    device: Device = typer.Option(Device.h100, help="What each process computes on."),
+    device: Literal["cpu", "rtx4090", "a100", "h100", "h200"] = typer.Option(
+        "h100", help="What each process computes on."
+    ),
     nproc: list[int] = typer.Option(
-        [], help="Numbers of processes; 1 and the most up to 8 that divide a step if none."
+        [], min=1, help="Numbers of processes; 1 and the most up to 8 that divide a step if none."
     ),
     tokens: float = typer.Option(
         0, min=0, help="Of the whole training; 0: params.yaml's max_steps."
@@ -66,8 +60,6 @@ def plan(
     params = load_params()
     train = params.train
     nproc = nproc or sorted({1, divide(train.sequences, 8)})
-    if min(nproc) < 1:
-        raise ParamsError(f"--nproc: found {min(nproc)}; allowed: 1 or more")
     for option, value in (("tokens", tokens), ("memory", memory), ("tflops", tflops)):
         if not math.isfinite(value):
             raise ParamsError(f"--{option}: found {value}; allowed: a number 0 or more")
@@ -81,7 +73,7 @@ def plan(
         values = {**params.model.model_dump(), **gpt2}
         models[name] = ModelParams.model_validate(values), GPT2_VOCAB
     table = Table(
-        title=f"{device.value}, {most:g} GB, {reached:g} TFLOP/s a process; {precision}, "
+        title=f"{device}, {most:g} GB, {reached:g} TFLOP/s a process; {precision}, "
         f"{train.optimizer}, {train.sequences} sequences a step"
         + (", blocks recomputed" if train.activation_checkpointing else "")
     )
@@ -103,7 +95,7 @@ def plan(
                     train.optimizer,
                     precision,
                     train.activation_checkpointing,
-                    "cpu" if device is Device.cpu else "cuda",
+                    "cpu" if device == "cpu" else "cuda",
                 )
                 needed = peak_memory(model, vocab_size, setting) / 1e9
                 seconds = step_seconds(model, vocab_size, setting, reached)

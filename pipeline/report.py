@@ -63,12 +63,12 @@ def _rendered(params: Params) -> tuple[dict[Path, bytes], dict[str, str]]:
     results = read_results()
     stages = read_stages()
     origin = provenance(results, stages, params)
-    settings = params.model_dump(include={"prepare", "model", "train", "evaluate", "sample"})
+    settings = params.model_dump(exclude={"log"})  # which can change no result
     figures = draw_figures(results, params.report.smoothing, params.report.dpi)
     sections = readme_sections(results, origin, reports="")
     texts = {
         "results.md": results_page(sections, settings),
-        "report.html": report_page(results, origin, stages, settings, sections, figures),
+        "report.html": report_page(results, stages, settings, sections, figures),
         "samples.txt": format_samples([*results.run["samples"], *results.generated]),
         "provenance.json": json.dumps(origin, indent=2, ensure_ascii=False) + "\n",
     }

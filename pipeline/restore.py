@@ -6,6 +6,7 @@ locked hash is put back, and only where nothing was written since.
 """
 
 import hashlib
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline.dvc_cache import DvcCache
-from pipeline.storage import write_bytes
+from pipeline.storage import atomic_writer, write_bytes
 
 LOCK = Path("dvc.lock")
 KEPT = Path(".cache/results")
@@ -34,10 +35,7 @@ def restore_results(stage: str) -> list[str]:
         path = Path(out["path"])
         if path.exists():
             continue
-        files = _cached_files(cache, path, out["md5"]) or _uncached_file(path, out["md5"])
-        for target, data in files.items():
-            write_bytes(target, data)
-        if files:
+        if _from_cache(cache, path, out["md5"]) or _from_git(path, out["md5"]):
             restored.append(out["path"])
     return restored
 
@@ -61,22 +59,28 @@ def _uncached_outputs(stage: str) -> list[Path]:
     ]
 
 
-def _cached_files(cache: DvcCache, path: Path, md5: str) -> dict[Path, bytes]:
-    """{target: bytes} of a cached output; nothing where any part of it is not in the cache."""
+def _from_cache(cache: DvcCache, path: Path, md5: str) -> bool:
+    """Put back a cached output; nothing of it where any part is not in the cache."""
     wanted = {path: md5}
     if md5.endswith(".dir"):
         wanted = {path / name: inner for name, inner in cache.listing(md5).items()}
-    found = {target: cache.read(name) for target, name in wanted.items()}
-    whole = {target: data for target, data in found.items() if data is not None}
-    return whole if len(whole) == len(wanted) else {}
+    sources = {target: cache.path(name) for target, name in wanted.items()}
+    if not sources or not all(source.is_file() for source in sources.values()):
+        return False
+    for target, source in sources.items():
+        with source.open("rb") as data, atomic_writer(target) as file:
+            shutil.copyfileobj(data, file)
+    return True
 
 
-def _uncached_file(path: Path, md5: str) -> dict[Path, bytes]:
+def _from_git(path: Path, md5: str) -> bool:
+    """Put back a small file from the last success, or from the last commit."""
     kept = KEPT / path
     candidates = [kept.read_bytes()] if kept.is_file() else []
     shown = subprocess.run(["git", "show", f"HEAD:./{path.as_posix()}"], capture_output=True)
     candidates += [shown.stdout] if shown.returncode == 0 else []
     for data in candidates:
         if hashlib.md5(data, usedforsecurity=False).hexdigest() == md5:
-            return {path: data}
-    return {}
+            write_bytes(path, data)
+            return True
+    return False

@@ -60,7 +60,7 @@ def train() -> None:
     from pipeline.corpus.batches import Batches, check_length
     from pipeline.corpus.token_file import load_split
     from pipeline.evaluation.perplexity import score_split
-    from pipeline.evaluation.sampling import generate
+    from pipeline.evaluation.sampling import generate, prompt_ids
     from pipeline.model.gpt import GPT, GPTConfig
     from pipeline.model.pretrained import load_pretrained, start_from
     from pipeline.randomness import seed_for
@@ -140,7 +140,7 @@ def train() -> None:
         ).loss
 
     def sample(model: GPT, step: int) -> str:
-        prompt = tokenizer.encode(params.train.sample_prompt).tolist() or [tokenizer.eot_id]
+        prompt = prompt_ids(tokenizer, params.train.sample_prompt)
         (ids,) = generate(
             model,
             prompt,

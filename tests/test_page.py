@@ -92,7 +92,7 @@ def page() -> str:
     }
     sections = readme_sections(results, PROVENANCE, reports="")
     settings = {"train": {"lr": 3e-3, "sample_prompt": "<i>\n"}}
-    return report_page(results, PROVENANCE, STAGES, settings, sections, figures)
+    return report_page(results, STAGES, settings, sections, figures)
 
 
 def test_it_asks_for_nothing_but_what_it_holds(folder: Path) -> None:
@@ -178,6 +178,13 @@ def test_a_recorded_sweep_makes_the_report_due_and_nothing_else(finished: Path) 
 def test_a_browser_shows_it_without_a_request_an_error_or_a_sideways_scroll(
     finished: Path, browser: Any, name: str, width: int, scheme: str
 ) -> None:
+    name_of_run = "rates-architecture=modern-lr=0.01-weight_decay=0.1-seed=1"
+    row = f"| `modern` | 0.01 | 2.6158 ± 0.0311 | 161.38 | `{name_of_run}` |"
+    table = (
+        f"| `architecture` | `lr` | val bits per byte | perplexity | run |\n{'| --- ' * 5}|\n{row}"
+    )
+    (finished / "reports/sweeps/rates.md").write_text(f"# Sweep rates\n\n{table}\n", "utf-8")
+    run(finished, "dvc", "repro", "-q")
     browser.get_log("performance")  # what the browser's own first page asked for
     screen = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
@@ -187,6 +194,8 @@ def test_a_browser_shows_it_without_a_request_an_error_or_a_sideways_scroll(
     browser.get(address)
 
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    rows = "[...document.querySelectorAll('.sweep tr')].map(row => row.offsetHeight)"
+    assert 0 < browser.execute_script(f"return Math.max(...{rows})") < 60  # one or two lines
     shown = "return [...document.images].map(i => i.complete && i.naturalWidth)"
     assert set(browser.execute_script(shown)) == {8 * 50}  # all of them drawn
     assert browser.get_log("browser") == []

@@ -96,11 +96,11 @@ def test_a_split_shorter_than_a_window_is_refused() -> None:
 
 
 def test_a_batch_holds_no_more_logits_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, batches = score(model(), batch_size=100), []
+    whole, sizes, observed = score(model(), batch_size=100), [], model()
+    observed.wte.register_forward_hook(lambda module, ids, out: sizes.append(len(ids[0])))
     monkeypatch.setattr("pipeline.evaluation.perplexity.LOGITS_BYTES", 3 * 4 * 16 * 61)
     parts = score_split(
-        model(), TOKENS, overlap=0.5, batch_size=100, autocast=nullcontext, name="test",
-        on_batch=lambda done, total: batches.append(done),
-    )  # fmt: skip
-    assert batches[:3] == [3, 6, 9]
+        observed, TOKENS, overlap=0.5, batch_size=100, autocast=nullcontext, name="test"
+    )
+    assert sizes[:3] == [3, 3, 3]
     assert parts.loss == pytest.approx(whole.loss, rel=1e-6)

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from pipeline.corpus.readers import PIECE_CHARACTERS, Piece
 from pipeline.corpus.splits import SPLITS, utf8_length
+from pipeline.corpus.token_file import id_dtype
 from pipeline.corpus.tokenizers import Tokenizer, from_json
 from pipeline.errors import CorpusError
 from pipeline.processes import available_cores
@@ -78,7 +79,7 @@ def encode_job(tokenizer: Tokenizer, job: Job, end_documents: bool) -> Encoded:
     kinds = np.flatnonzero(counts)
     return Encoded(
         job.split,
-        whole.astype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"),
+        whole.astype(id_dtype(tokenizer.vocab_size)),
         kinds,
         counts[kinds],
         lengths,

@@ -83,7 +83,10 @@ def split_bounds(
                 "nothing; allowed: 0, or more text"
             )
     if train_bytes <= 0:
-        raise CorpusError(f"corpus: {total_bytes:,} {unit} leave nothing to train on")
+        raise CorpusError(
+            f"corpus: {total_bytes:,} {unit} leave nothing to train on; "
+            "allowed: more text, or smaller prepare.val_fraction and prepare.test_fraction"
+        )
     return {
         "train": (0, train_bytes),
         "val": (train_bytes, train_bytes + val_bytes),

@@ -88,7 +88,7 @@ class BinWriter:
     def __init__(self, file: BinaryIO, path: Path, vocab_size: int, tokenizer_sha256: str) -> None:
         self._file, self._path, self._vocab_size = file, path, vocab_size
         self._tokenizer = bytes.fromhex(tokenizer_sha256)
-        self._dtype = _dtype(vocab_size)
+        self._dtype = id_dtype(vocab_size)
         self._digest = hashlib.sha256()
         self.count = 0
         file.write(bytes(_HEADER.size))
@@ -110,7 +110,8 @@ class BinWriter:
         return TokenFileInfo(self.count, digest.hex())
 
 
-def _dtype(vocab_size: int) -> np.dtype[Any]:
+def id_dtype(vocab_size: int) -> np.dtype[Any]:
+    """The smaller of 2 and 4 bytes an id that hold the vocabulary."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
@@ -144,7 +145,7 @@ def verify_tokens(path: Path) -> None:
     digest = hashlib.sha256()
     for start in range(0, len(file.tokens), 1 << 20):
         piece = _checked(file.tokens[start : start + (1 << 20)], path, file.vocab_size)
-        digest.update(piece.astype(_dtype(file.vocab_size)).tobytes())
+        digest.update(piece.astype(id_dtype(file.vocab_size)).tobytes())
     if digest.hexdigest() != file.sha256:
         raise TokenFileError(f"{path}: found sha256 {digest.hexdigest()}; it states {file.sha256}")
 
@@ -227,7 +228,7 @@ def _write_tensors(
 ) -> TokenFileInfo:
     import torch
 
-    dtype = _dtype(vocab_size)
+    dtype = id_dtype(vocab_size)
     checked = [_checked(piece, path, vocab_size).astype(dtype) for piece in pieces]
     ids = np.concatenate([np.empty(0, dtype), *checked])
     ends = np.flatnonzero(ids == eot_id) + 1 if eot_id is not None else np.empty(0, np.int64)

@@ -76,7 +76,6 @@ def score_split(
     name: str,
     most_windows: int = 0,
     block_size: int | None = None,
-    on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Score:
     """Score a split; most_windows > 0 takes that many, evenly spaced, instead of all.
 
@@ -111,5 +110,4 @@ def score_split(
         ids = block[:, 1:][scored]
         token_nats += np.bincount(ids, losses_64[scored], V)
         token_targets += np.bincount(ids, minlength=V)
-        on_batch(first + len(part), len(plan))
     return Score(float(nats.sum()), int(targets.sum()), nats, targets, token_nats, token_targets)

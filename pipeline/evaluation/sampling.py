@@ -21,6 +21,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from pipeline.corpus.tokenizers import Tokenizer
 from pipeline.model.gpt import GPT, LayerCache
 from pipeline.params import SampleParams
 from pipeline.randomness import seed_for
@@ -132,6 +133,11 @@ def generate(
         else:
             drawn[number].append(token)
     return drawn
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids of a prompt; an empty one starts afresh, from <|endoftext|>."""
+    return tokenizer.encode(prompt).tolist() or [tokenizer.eot_id]
 
 
 def choose(logits: Tensor, strategy: Strategy, seen: list[int], uniform: float) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.corpus.tokenizers import Tokenizer
-from pipeline.evaluation.sampling import Draw, stream
+from pipeline.evaluation.sampling import Draw, prompt_ids, stream
 from pipeline.model.gpt import GPT
 
 
@@ -20,11 +20,6 @@ class Piece:
     number: int  # of the draw
     text: str
     over: bool  # nothing follows it
-
-
-def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids of a prompt; an empty one starts afresh, from <|endoftext|>."""
-    return tokenizer.encode(prompt).tolist() or [tokenizer.eot_id]
 
 
 def stream_text(

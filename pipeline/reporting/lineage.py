@@ -346,11 +346,10 @@ def upstream(lock: dict[str, Any], path: str) -> list[str]:
     paths = [path]
     while paths:
         target = paths.pop()
-        for stage, entry in lock.items():
-            outs = [out["path"] for out in entry.get("outs", [])]
-            if stage not in wanted and any(f"{target}/".startswith(f"{o}/") for o in outs):
-                wanted.add(stage)
-                paths += [dep["path"] for dep in entry.get("deps", [])]
+        stage = producer_of(lock, target)
+        if stage and stage not in wanted:
+            wanted.add(stage)
+            paths += [dep["path"] for dep in lock[stage].get("deps", [])]
     return [stage for stage in lock if stage in wanted]
 
 
@@ -391,7 +390,7 @@ def commits_node(tree: Tree, stages: list[str]) -> Node:
             wrong.append("params.yaml")
         if not wrong:
             found.append(commit)
-        elif not differs and commit == commits[0]:
+        elif commit == commits[0]:
             differs = wrong
     if not found:
         what = ", ".join(differs) if differs else "there is no commit"

@@ -1,4 +1,4 @@
-"""reports/report.html: everything on one page that needs no network and no other file.
+"""reports/report.html: everything on one page; alone it lacks only what its two links lead to.
 
 The numbers are those of the README's sections, in the same digits; figures and the tables of
 recorded sweeps (reports/sweeps/NAME.md) stand inside it.
@@ -33,7 +33,6 @@ HEADINGS = {
     "configuration": "Configuration",
     "log": "Log",
     "lineage": "Lineage",
-    "environment": "Environment",
     "reproduce": "How to reproduce",
 }
 MOST_FREQUENT = 10  # tokens shown
@@ -41,7 +40,6 @@ MOST_FREQUENT = 10  # tokens shown
 
 def report_page(
     results: Results,
-    provenance: dict[str, Any],
     stages: Sequence[Stage],
     settings: dict[str, dict[str, Any]],
     sections: Mapping[str, str],
@@ -95,9 +93,8 @@ def report_page(
             for section, keys in settings.items()
         },
         log=sections["LOGS"],
-        stages=_stages(provenance, stages),
+        stages=_stages(stages),
         lineage=sections["PROVENANCE"],
-        platform={**provenance["platform"], **provenance["figures"]},
         traced=f"{results.held_out}.perplexity",
     )
 
@@ -147,7 +144,7 @@ def _tiles(results: Results) -> list[tuple[str, str]]:
     return [
         (f"bits per byte, {results.held_out}", f"{held_out['bits_per_byte']:.4f}"),
         (f"perplexity, {results.held_out}", f"{held_out['perplexity']:.2f}"),
-        ("best val loss", f"{train['best_val_loss']:.4f}"),
+        ("best val loss in training", f"{train['best_val_loss']:.4f}"),
         ("parameters", count(train["parameters"])),
         ("steps", count(train["steps"])),
         ("tokens seen", count(train["tokens"])),
@@ -185,14 +182,9 @@ def _frequent(results: Results) -> str:
     return table(("frequent tokens of train", "times", "share"), rows)
 
 
-def _stages(provenance: dict[str, Any], stages: Sequence[Stage]) -> str:
+def _stages(stages: Sequence[Stage]) -> str:
     rows = [
-        (
-            stage.name,
-            ", ".join(code(section) for section in stage.params),
-            count(len(stage.code), "file"),
-            code(provenance["stages"][stage.name]["code"]),
-        )
+        (stage.name, ", ".join(map(code, stage.params)), count(len(stage.code), "file"))
         for stage in stages
     ]
-    return table(("stage", "settings", "code", "sha256 of the code"), rows)
+    return table(("stage", "settings", "code"), rows)

@@ -59,6 +59,8 @@ def summary(results: Results) -> str:
     """What was trained on what, and how good it is, in a paragraph."""
     corpus, model, train = results.meta["corpus"], results.run["model"], results.metrics["train"]
     tokenizer, held_out = results.meta["tokenizer"], results.metrics[results.held_out]
+    passes = train["tokens"] / results.meta["splits"]["train"]["tokens"]
+    unseen = "which it has never seen" if results.held_out == "test" else "by which it was chosen"
     xz = results.metrics["baselines"]["xz_after_train"]["bits_per_byte"]
     return (
         f"A `{model['architecture']}` model of {count(train['parameters'])} parameters "
@@ -67,9 +69,10 @@ def summary(results: Results) -> str:
         f"*{corpus['name']}* ({count(corpus['documents'], 'document')}, "
         f"{corpus['bytes'] / 1e6:.2f} MB, `{tokenizer['kind']}` tokenizer of "
         f"{count(tokenizer['vocab_size'])} tokens), "
-        f"trained for {count(train['steps'], 'step')} on {count(train['tokens'], 'token')}."
+        f"trained for {count(train['steps'], 'step')} on {count(train['tokens'], 'token')}, "
+        f"{passes:,.{1 if passes >= 0.1 else 4}f} times the train text."
         f"{STOPPED[results.run['stopped']]}\n\n"
-        f"On the {results.held_out} text, which it has never seen, it reaches "
+        f"On the {results.held_out} text, {unseen}, it reaches "
         f"**{held_out['bits_per_byte']:.3f} bits per byte** (perplexity "
         f"{held_out['perplexity']:.2f} a token); `xz -9`, given the train text first, needs "
         f"{xz:.3f}."
@@ -115,7 +118,8 @@ def metrics(results: Results) -> str:
             table(("split", "loss (nats per token)", "perplexity", "bits per byte"), splits),
             f"The {results.held_out} text without this model:",
             table(("predicted from", "bits per byte"), others),
-            "During training (nats per token):",
+            "During training (nats per token; each step's loss is of its own batch, val's of "
+            "`train.eval_batches` micro-batches without overlap):",
             table(("training", "value"), training),
         )
     )
@@ -197,7 +201,10 @@ def provenance_table(provenance: dict[str, Any], reports: str) -> str:
     facts = {**provenance["platform"], **provenance["figures"]}
     platform = ", ".join(f"{name} {code(value)}" for name, value in facts.items())
     return (
-        f"{table(('made from', 'sha256'), rows)}\n\nNumeric platform: {platform}.\n\n"
+        f"{table(('made from', 'sha256'), rows)}\n\n"
+        "Of tokens it is without the 128 bytes of their file's header, of parameters and code over "
+        "JSON with sorted keys (`sha256_json`).\n\n"
+        f"Numeric platform, as another kind of processor rounds differently: {platform}.\n\n"
         f"Every file's hash: [provenance.json]({reports}provenance.json)."
     )
 

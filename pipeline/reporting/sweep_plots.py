@@ -4,6 +4,7 @@ Drawn from the record alone, each on light ground and on dark.
 """
 
 import json
+from math import prod
 from statistics import mean
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from pipeline.reporting.grounds import Ground, on_both_grounds
+from pipeline.reporting.markdown import count
 from pipeline.reporting.sweep_record import SEED, Record, Run, finished, groups, score, shown
 
 SCORE = "bits per byte of val"
@@ -27,10 +29,10 @@ def draw_sweep(record: Record, dpi: int) -> dict[str, bytes]:
 
     def draw(c: Ground) -> dict[str, Figure]:
         figures = {"loss": _loss(c, record)}
-        if keys:
+        if keys and _is_grid(record, keys):  # else a panel would show what goes with its setting
             figures["params"] = _params(c, record, keys)
-        if len(keys) == 2 and _is_grid(record, *keys):
-            figures["heatmap"] = _heatmap(record, *keys)
+            if len(keys) == 2:
+                figures["heatmap"] = _heatmap(record, *keys)
         return figures
 
     return on_both_grounds(draw, dpi)
@@ -48,8 +50,9 @@ def _loss(c: Ground, record: Record) -> Figure:
     )
     found = groups(record)
     for place, (settings, same) in enumerate(found):
-        seeds = f", {len(same)} seeds" if len(same) > 1 else ""
-        label = f"{_label(settings)}{seeds}{' (best)' if place == 0 else ''}"
+        parts = [_label(settings), count(len(same), "seed") if len(same) > 1 else ""]
+        best = " (best)" if place == 0 and len(found) > 1 else ""
+        label = ", ".join(filter(None, parts)) + best
         for run in same:  # seeds of one setting in one color
             axes.plot(
                 *zip(*_points(run, by_tokens), strict=True),
@@ -130,11 +133,10 @@ def _points(run: Run, by_tokens: bool) -> list[tuple[float, float]]:
     return [(tokens if by_tokens else step, loss) for step, tokens, loss in run["curve"]]
 
 
-def _is_grid(record: Record, one: str, other: str) -> bool:
-    """Whether the sweep has a run for every pair of values."""
-    pairs = {json.dumps([r["settings"][one], r["settings"][other]]) for r in record["runs"]}
-    sizes = [len(_in_order(record["runs"], key)) for key in (one, other)]
-    return len(pairs) == sizes[0] * sizes[1]
+def _is_grid(record: Record, keys: list[str]) -> bool:
+    """Whether the sweep has a run for every combination of values."""
+    met = {json.dumps([run["settings"][key] for key in keys]) for run in record["runs"]}
+    return len(met) == prod(len(_in_order(record["runs"], key)) for key in keys)
 
 
 def _label(settings: dict[str, Any]) -> str:

@@ -7,7 +7,6 @@ clone, where the experiments themselves may be gone.
 
 import csv
 import json
-import subprocess
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from pipeline.errors import ReportError
 from pipeline.reporting.experiments import Experiment, experiments
+from pipeline.reporting.lineage import git
 from pipeline.reporting.results import HISTORY
 from pipeline.storage import read_json
 
@@ -91,12 +91,8 @@ def _run(
 
 def _curve(commit: str) -> list[list[float]]:
     """[step, tokens, val loss] of each look at val."""
-    shown = subprocess.run(
-        ["git", "show", f"{commit}:./{HISTORY.as_posix()}"], capture_output=True, encoding="utf-8"
-    )
-    if shown.returncode:
-        raise ReportError(f"{commit}:{HISTORY}: not found; run the sweep again")
-    rows = csv.DictReader(StringIO(shown.stdout))
+    history = git("show", f"{commit}:./{HISTORY.as_posix()}").decode()
+    rows = csv.DictReader(StringIO(history))
     return [
         [int(row["step"]), int(row["tokens"]), float(row["val_loss"])]
         for row in rows

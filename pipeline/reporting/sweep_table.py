@@ -53,9 +53,10 @@ def as_page(record: Record, figures: Sequence[str]) -> str:
         f"# Sweep {name}",
         record["description"],
         runs_table(record, full=True),
-        f"From commit {code(record['baseline'][:10])}; each run's commit is its DVC experiment's. "
-        "Time is empty where DVC had the results in its run-cache.",
         f"All with {shared}." if shared else "",
+        f"What is not named here is as params.yaml of commit {code(record['baseline'][:10])} has "
+        f"it. Each run's commit, its DVC experiment's, is in `{name}.csv`. Time is "
+        "empty where DVC had the results in its run-cache.",
         f"## Over seeds\n\n{groups_table(record)}" if has_seeds(record) else "",
         verdict(record),
         *(f"![{CAPTIONS[figure]}]({name}/{figure}.png)" for figure in figures),
@@ -71,7 +72,8 @@ def as_section(records: Sequence[Record], reports: str = "reports/") -> str:
         parts = [
             f"**{name}**{': ' if record['description'] else ''}{record['description']}",
             groups_table(record) if has_seeds(record) else runs_table(record, full=False),
-            f"{verdict(record)} Every run: [{name}.md]({reports}sweeps/{name}.md).",
+            f"{verdict(record)} Every run: [{name}.md]({reports}sweeps/{name}.md), from commit "
+            f"{code(record['baseline'][:10])}.",
         ]
         if finished(record):
             parts.append(picture(f"{reports}sweeps/{name}/loss", CAPTIONS["loss"]))
@@ -80,23 +82,23 @@ def as_section(records: Sequence[Record], reports: str = "reports/") -> str:
 
 
 def runs_table(record: Record, full: bool) -> str:
-    """A row for each run, the best in bold; `full` adds name, losses, time and commit."""
+    """A row for each run, the best in bold; `full` adds losses, time and name."""
     best = best_run(record)["name"] if finished(record) else None
-    heads = [*(["run"] if full else []), *map(code, short_names(record["varied"]))]
+    heads = list(map(code, short_names(record["varied"])))
     heads += ["val bits per byte", "test bits per byte", "test perplexity"]
     heads += ["val loss", "test loss"] if full else []
-    heads += ["parameters", "tokens", *(["seconds", "commit"] if full else [])]
+    heads += ["parameters", "tokens", *(["seconds", "run"] if full else [])]
     rows = []
     for run in record["runs"]:
-        row = [code(run["name"])] if full else []
-        row += [shown(run["settings"][key]) for key in record["varied"]]
+        row = [shown(run["settings"][key]) for key in record["varied"]]
         if run["state"] == "done":
             row += _numbers(run, full)
             rows.append([f"**{cell}**" for cell in row] if run["name"] == best else row)
         else:
             error = f": {run['error']}" if "error" in run else ""
             row += [f"{run['state']}{error}"]
-            rows.append(row + [""] * (len(heads) - len(row)))
+            row += [""] * (len(heads) - len(row) - full)
+            rows.append(row + ([code(run["name"])] if full else []))
     return table(heads, rows)
 
 
@@ -108,7 +110,8 @@ def _numbers(run: Run, full: bool) -> list[str]:
         cells += [f"{val['loss']:.4f}", f"{test['loss']:.4f}" if test else ""]
     cells += [count(run["parameters"]), count(run["tokens"])]
     if full:
-        cells += ["" if run["seconds"] is None else f"{run['seconds']:.0f}", run["commit"][:10]]
+        seconds = "" if run["seconds"] is None else f"{run['seconds']:.0f}"
+        cells += [seconds, code(run["name"])]
     return cells
 
 

@@ -27,7 +27,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import SweepError
-from pipeline.params import PARAMS_FILE, check_params, read_params
+from pipeline.params import PARAMS_FILE, check_params, read_params, yaml_problem
 from pipeline.reporting.lineage import value_at
 from pipeline.storage import read_json, sha256_json, write_json
 
@@ -89,14 +89,15 @@ def plan_from_file(name: str, threads: int) -> Plan:
             f"{path}: not found; allowed: a sweep of {FILES}/ ({there}), or settings by -S"
         ) from None
     except (UnicodeDecodeError, YAMLError) as error:
-        raise SweepError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise SweepError(f"{path}: not valid YAML: {yaml_problem(error)}") from None
     kinds = {"description": str, "base": dict, "runs": list, "grid": dict}
+    words = {str: "text", dict: "settings, as {train.max_steps: 400}", list: "a list of settings"}
     if not isinstance(values, dict) or not values.keys() <= kinds.keys():
         found = ", ".join(map(str, values)) if isinstance(values, dict) else repr(values)
         raise SweepError(f"{path}: found {found}; allowed: {', '.join(kinds)}")
     for key, value in values.items():
         if not isinstance(value, kinds[key]):
-            raise SweepError(f"{path}: {key}: found {value!r}; allowed: a {kinds[key].__name__}")
+            raise SweepError(f"{path}: {key}: found {value!r}; allowed: {words[kinds[key]]}")
     for run in values.get("runs", []):
         if not isinstance(run, dict):
             raise SweepError(f"{path}: runs: found {run!r}; allowed: settings, {{train.lr: 1e-3}}")

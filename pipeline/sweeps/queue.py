@@ -180,8 +180,17 @@ def run_here(settings: Mapping[str, Any]) -> None:
 
 
 def untracked(paths: Iterable[str]) -> list[str]:
-    """Those of these relative paths that hold files which git does not track."""
+    """Those of these relative paths that hold files which git does not track.
+
+    Raises SweepError for one that leaves the project: a copy of the project would not have it.
+    """
     inside = sorted({path for path in paths if not Path(path).is_absolute()})
+    for path in inside:
+        if os.path.normpath(path).startswith(".."):
+            raise SweepError(
+                f"corpus.path: found {path}, outside of the project; "
+                "allowed: a path inside it, or an absolute one"
+            )
     return [path for path in inside if git("ls-files", "--others", "--", path)]
 
 
