@@ -6,6 +6,7 @@ otherwise, loads nothing from elsewhere and reports to nobody.
 """
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -103,6 +104,8 @@ def refusal(
     """What a request asks too much of: it can hold anything, whatever the page's controls allow."""
     if not isinstance(prompt, str) or len(prompt) > MOST_CHARACTERS:
         return f"prompt: allowed: up to {MOST_CHARACTERS} characters"
+    if re.search("[\ud800-\udfff]", prompt):
+        return "prompt: allowed: text that UTF-8 can hold"
     limits = {
         "max new tokens": (most, 1, MOST_NEW_TOKENS),
         "temperature": (temperature, 0, 10),

@@ -28,7 +28,6 @@ METRICS = Path("reports/metrics.json")
 LAST_STEPS = 100  # of the mean training loss at the end
 STRATEGY_TOKENS = 100  # most, of each strategy's text
 PART = 1 << 20  # tokens whose bytes are joined at a time: memory
-BASELINE_MOST_TOKENS = 1 << 24  # of the train split's end, for the baselines: memory
 
 
 def evaluate(
@@ -77,6 +76,7 @@ def compute(params: Params) -> tuple[dict[str, Any], str, dict[str, Any]]:
 
     from pipeline.corpus import tokenizers
     from pipeline.corpus.token_file import load_split
+    from pipeline.evaluation.baselines import MOST_TOKENS
     from pipeline.evaluation.perplexity import score_split
     from pipeline.evaluation.token_loss import hardest_and_easiest
     from pipeline.training.checkpoint import load_checkpoint, read_checkpoint
@@ -98,7 +98,7 @@ def compute(params: Params) -> tuple[dict[str, Any], str, dict[str, Any]]:
         )
 
     splits = {name: load_split(TOKENS, name).tokens[:] for name in ("val", "test")}
-    train = load_split(TOKENS, "train").tokens[-BASELINE_MOST_TOKENS:]
+    train = load_split(TOKENS, "train").tokens[-MOST_TOKENS:]
     token_sizes = np.array([len(tokenizer.token_bytes(n)) for n in range(tokenizer.vocab_size)])
     metrics: dict[str, Any] = {}
     for name in ("val", "test"):
@@ -262,14 +262,16 @@ def _read_text(path: Path) -> str:
 
 def _before_training(best_val_loss: float) -> dict[str, float]:
     """What the pretrained weights reached on the same val windows, beside the fine-tuned ones."""
+    from pipeline.evaluation.perplexity import perplexity
+
     run = read_json(CHECKPOINTS / "run.json", CheckpointError, "run train")
     if "init_from" not in run:
         return {}
     initial = run["init_from"]["val_loss"]
     return {
         "initial_val_loss": initial,
-        "initial_val_perplexity": math.exp(initial),
-        "best_val_perplexity": math.exp(best_val_loss),
+        "initial_val_perplexity": perplexity(initial),
+        "best_val_perplexity": perplexity(best_val_loss),
     }
 
 
@@ -298,13 +300,13 @@ def _baselines(
         parts = (ids[n : n + PART] for n in range(0, len(ids), PART))
         return b"".join(b"".join(map(tokenizer.token_bytes, part.tolist())) for part in parts)
 
-    size, text_bytes = tokenizer.vocab_size, len(text(held_out[1:]))
+    size, plain = tokenizer.vocab_size, text(held_out[1:])
     most = baselines.XZ_MOST_BYTES  # a token has at least one byte, but for the separator
     bits = {
         "uniform": baselines.uniform_bits(len(held_out) - 1, size),
         "unigram": baselines.unigram_bits(train, held_out, size),
         "bigram": baselines.bigram_bits(train, held_out, size),
-        "xz": baselines.xz_bits(text(held_out[1:])),
-        "xz_after_train": baselines.xz_bits(text(held_out[1:]), after=text(train[-most:])),
+        "xz": baselines.xz_bits(plain),
+        "xz_after_train": baselines.xz_bits(plain, after=text(train[-most:])),
     }
-    return {name: {"bits_per_byte": value / text_bytes} for name, value in bits.items()}
+    return {name: {"bits_per_byte": value / len(plain)} for name, value in bits.items()}

@@ -231,6 +231,12 @@ class TrainParams(Section):
             )
         if self.numerics == "portable" and self.compile == "on":
             raise ValueError("compile: found 'on'; allowed with numerics: portable: auto, off")
+        if self.numerics == "portable" and self.device not in ("auto", "cpu"):
+            raise ValueError(
+                f"device: found {self.device!r}; allowed with numerics: portable: auto, cpu"
+            )
+        if self.batch_order == "documents" and self.compile == "on":  # each width would be compiled
+            raise ValueError("compile: found 'on'; allowed with batch_order: documents: auto, off")
         return self
 
 

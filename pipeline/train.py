@@ -28,6 +28,7 @@ SAMPLES_TXT = Path("reports/samples.txt")
 LOG = Path(".cache/train.log")
 
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")  # in what torch says
 SECONDS_BETWEEN_LINES = 15.0  # where the output is no terminal
 
 
@@ -41,20 +42,33 @@ def train() -> None:
     Example: dvc exp run -S train.lr=1e-3
     """
     params = load_params()
-    from pipeline.training import runtime as runtimes
-    from pipeline.training.launch import under_torchrun
-    from pipeline.training.ranks import Ranks
+    from pipeline.training.ranks import under_torchrun
 
     if params.train.nproc != 1 and not under_torchrun():
         _train_by_several(params)
         return
+    try:
+        _train(params)
+    except RuntimeError as error:
+        if not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        raise TrainingError(
+            f"out of memory: lower train.micro_batch_size (now {params.train.micro_batch_size}) "
+            "and raise train.grad_accum_steps as much, or set train.activation_checkpointing: "
+            "true; then lower model.block_size, model.n_layer or model.n_embd"
+        ) from None
+
+
+def _train(params: Params) -> None:
+    """The run of this process, which may be one of several."""
+    from pipeline.training import runtime as runtimes
+    from pipeline.training.ranks import Ranks
+
     ranks = Ranks.from_environment()
     all_threads = runtimes.count_threads(params.train.threads)
     if params.train.threads == "auto":
         params = _with_train(params, threads=max(1, all_threads // ranks.local_size))
     runtimes.prepare_process(params.train)
-
-    import torch
 
     from pipeline.corpus import tokenizers
     from pipeline.corpus.batches import Batches, check_length
@@ -193,13 +207,6 @@ def train() -> None:
         show.line(f"stopped at step {trainer.step}; its state is saved: `dvc repro` goes on there")
         ranks.wait()
         raise typer.Exit(130) from None
-    except torch.OutOfMemoryError:
-        raise TrainingError(
-            f"out of memory on {runtime.device} at step {trainer.step}: lower "
-            f"train.micro_batch_size (now {trainer.micro_batch_size}) and raise "
-            "train.grad_accum_steps as much, or set train.activation_checkpointing: true; then "
-            "lower model.block_size, model.n_layer or model.n_embd"
-        ) from None
     if not ranks.first:
         return
     if ranks.size > 1 or params.train.parallel == "fsdp":
@@ -236,7 +243,7 @@ def _with_train(params: Params, **changes: Any) -> Params:
 def _train_by_several(params: Params) -> None:
     """Train in as many processes as train.nproc says, and end as they end."""
     from pipeline.training.division import share_of
-    from pipeline.training.launch import count_processes, launch
+    from pipeline.training.launch import count_processes, error_line, launch
 
     processes = count_processes(params.train.nproc, params.train.device)
     share_of(params.train.sequences, processes)
@@ -247,9 +254,9 @@ def _train_by_several(params: Params) -> None:
             f"{ended.killed}, and the others were ended; run it again: it goes on from the last "
             "saved state"
         )
-    *before, line = ended.stderr.split("error: ")
-    if ended.status in (1, 2) and before and line.count("\n") == 1:
-        failure = TrainingError(line.strip())
+    line = error_line(ended.stderr)
+    if ended.status in (1, 2) and line is not None:
+        failure = TrainingError(line)
         failure.exit_code = ended.status
         raise failure
     if ended.status:
@@ -270,7 +277,7 @@ def _loaded_code() -> dict[str, str]:
 def _at_end_of_starter(call: Callable[[], object]) -> None:
     """Call when dvc or torchrun is killed, which alone leaves this process training beside the
     next one."""
-    from pipeline.training.launch import under_torchrun
+    from pipeline.training.ranks import under_torchrun
 
     if under_torchrun():
         call_at_end_of_parent("RANK", "", call)

@@ -180,6 +180,9 @@ def test_a_further_machines_page_is_checked_and_shown_beside_the_first(finished:
     assert done.returncode == 1
     assert "cpu-old.md" in done.stderr
     assert "cpu.md" not in done.stderr
+    run(finished, "python", "-m", "pipeline", "bench", "--draw")
+    run(finished, "python", "-m", "pipeline", "bench", "--check")
+    assert (folder / "cpu-old.md").read_text() == benchmark_page(RECORD)
     assert benchmark_section([RECORD, RECORD]).count("A CPU, 2 threads") == 2
 
 
@@ -195,6 +198,7 @@ def test_a_record_is_not_replaced_by_one_that_holds_less(tmp_path: Path) -> None
 def test_the_projects_own_choices_do_not_change_a_workload() -> None:
     shipped = load_params(ROOT / "params.yaml")
     train = {"micro_batch_size": "auto", "sequences_per_step": 8, "precision": "fp32"}
+    train |= {"stride": 100, "max_seq_len": 300}  # more than the context of a workload
     own = Params.model_validate(merged(shipped.model_dump(), {"train": train}))
     settings = SPEED["char"].settings()
     assert with_settings(own, settings).train == with_settings(shipped, settings).train

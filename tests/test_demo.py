@@ -146,6 +146,7 @@ GOOD = {"prompt": "a", "most": 5, "temperature": 1.0, "top_k": 0, "top_p": 1.0, 
     [
         {"prompt": "a" * (demo.MOST_CHARACTERS + 1)},
         {"prompt": None},
+        {"prompt": "half a character \ud800"},
         {"most": demo.MOST_NEW_TOKENS + 1},
         {"most": 0},
         {"temperature": -1},

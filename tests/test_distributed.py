@@ -18,6 +18,8 @@ import torch
 from test_resume import clear, hashes, wait_for_state
 from tiny_project import environment, make_project, run, set_params
 
+from pipeline.training.launch import error_line
+
 TOLERANCE = 1e-5  # relative, fp32
 ACCUMULATED = {"train__micro_batch_size": 2, "train__grad_accum_steps": 4}
 
@@ -137,6 +139,13 @@ def test_a_step_that_does_not_divide_is_one_line_with_the_numbers_that_do(projec
 
 
 @pytest.mark.slow
+def test_the_line_of_an_error_is_taken_whole() -> None:
+    line = "train.init_from: m.pt: n_layer: its settings say 'error: x', its tensors have 1"
+    assert error_line(f"a warning\nerror: {line}\n") == line
+    assert error_line("Traceback\nValueError: error: x\n") is None
+    assert error_line("") is None
+
+
 def test_an_error_in_every_worker_is_one_line(project: Path) -> None:
     set_params(project, train__nproc=2, model__block_size=4096)
     refused = train(project)

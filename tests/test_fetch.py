@@ -182,6 +182,16 @@ def test_what_a_killed_fetch_left_is_cleared_up() -> None:
     assert list(Path(".cache").iterdir()) == []
 
 
+def test_a_file_from_elsewhere_is_named_by_its_address() -> None:
+    put("a.txt", b"\xff bad")
+    address = Path("data/own/a.txt").absolute().as_uri()
+    for path in (address, address.removesuffix("/a.txt")):
+        set_param("path", path)
+        with pytest.raises(CorpusError) as caught:
+            fetch()
+        assert str(caught.value).startswith(f"{address}: not UTF-8")
+
+
 @pytest.mark.slow
 def test_a_bucket_without_credentials_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -149,6 +149,7 @@ def test_weights_and_settings_come_back_as_they_went(architecture: str, case: in
         ({"model_type": "llama"}, "model_type: found 'llama'; allowed: gpt2, nanochat"),
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon: found 1e-06; allowed: 1e-05"),
         ({"activation_function": "relu"}, "activation_function: found 'relu'; allowed: gelu_new"),
+        ({"activation_function": ["gelu"]}, "activation_function: found ['gelu']; allowed: gelu"),
         ({"n_inner": 100}, "n_inner: found 100; allowed: null, or 4 n_embd"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings: found False; allowed: True"),
     ],
@@ -158,6 +159,25 @@ def test_another_function_is_refused_in_a_line(changes: dict[str, Any], line: st
     with pytest.raises(CheckpointError) as caught:
         settings_of(values, "config.json")
     assert str(caught.value).startswith(f"config.json: {line}")
+
+
+@pytest.mark.parametrize("rope", [[1], "x", None])
+def test_rope_of_another_kind_is_refused(rope: object) -> None:
+    values = {**hf_config(random_config("modern", 0), eot_id=0), "rope_parameters": rope}
+    with pytest.raises(CheckpointError, match="rope_parameters: found "):
+        settings_of(values, "config.json")
+
+
+@pytest.mark.parametrize("key", [torch.ones(8, 5), torch.ones(()), None])
+def test_queries_keys_and_values_that_do_not_fit_are_refused(key: Any) -> None:
+    model = GPT(random_config("modern", 0))
+    theirs = to_hf(model)
+    name = "model.layers.0.self_attn.k_proj.weight"
+    changed = {**theirs, name: key} if key is not None else {**theirs}
+    if key is None:
+        del changed[name]
+    with pytest.raises(CheckpointError, match=r"layers\.0\.self_attn: q_proj, k_proj and v_proj"):
+        from_hf(changed)
 
 
 def test_soft_capping_is_refused_also_where_it_is_the_default() -> None:

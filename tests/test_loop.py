@@ -166,3 +166,22 @@ def test_a_val_loss_that_is_not_finite_is_no_result(
         run(tmp_path, monkeypatch, validate=lambda model: next(looks))
     assert torch.load(tmp_path / "best.pt", weights_only=True)["step"] == 4
     assert not (tmp_path / "last.pt").exists()
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_an_overflow_in_one_gradient_skips_every_optimizer(bad: float) -> None:
+    model = GPT(GPTConfig("modern", 1, 2, 16, 8, 31))
+    model.initialise(1)
+    params = settings(optimizer="muon")
+    batches = Batches(TOKENS, 8, 4, params.batch_order, params.seed)
+    trainer = Trainer(
+        model, batches, params, Runtime("cpu", "fp32", "matmul", False, 1, "native"), {}
+    )
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for _ in range(5):  # until Muon's momentum is of every matrix
+        trainer.train_step()
+    before = weights(trainer)
+    model.lm_head.weight.register_hook(lambda gradient: gradient * bad)
+    trainer.train_step()
+    assert torch.equal(weights(trainer), before)
+    assert trainer.scaler.get_scale() == 4.0

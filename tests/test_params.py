@@ -120,7 +120,12 @@ def test_a_named_size_sets_the_published_shape(tmp_path: Path, size: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("auto", "found"), [("precision: auto", "precision: bf16"), ("compile: auto", "compile: on")]
+    ("auto", "found"),
+    [
+        ("precision: auto", "precision: bf16"),
+        ("compile: auto", "compile: on"),
+        ("device: auto", "device: cuda"),
+    ],
 )
 def test_portable_numerics_are_eager_fp32(tmp_path: Path, auto: str, found: str) -> None:
     path = edited(tmp_path, value_of("numerics"), "  numerics: portable")
@@ -128,3 +133,22 @@ def test_portable_numerics_are_eager_fp32(tmp_path: Path, auto: str, found: str)
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ParamsError, match="allowed with numerics: portable"):
         load_params(path)
+
+
+def test_documents_of_their_own_lengths_are_not_compiled(tmp_path: Path) -> None:
+    path = edited(tmp_path, value_of("batch_order"), "  batch_order: documents")
+    load_params(path)
+    path.write_text(path.read_text(encoding="utf-8").replace("compile: auto", "compile: on"))
+    with pytest.raises(ParamsError, match="compile: found 'on'; allowed with batch_order: doc"):
+        load_params(path)
+
+
+def test_a_mistake_in_yaml_is_one_line_with_its_number(tmp_path: Path) -> None:
+    path = edited(tmp_path, value_of("seed"), "  seed: 1\n  seed: 2")
+    with pytest.raises(ParamsError) as caught:
+        load_params(path)
+    line = path.read_text(encoding="utf-8").splitlines().index("  seed: 1") + 2
+    wanted = f'{path}: not valid YAML: line {line}: found duplicate key "seed"'
+    assert str(caught.value).startswith(wanted)
+    assert "\n" not in str(caught.value)
+    assert "suppress" not in str(caught.value)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from pipeline.errors import CorpusError
-from pipeline.evaluation.perplexity import Score, score_split, windows
+from pipeline.errors import CheckpointError, CorpusError
+from pipeline.evaluation.perplexity import Score, perplexity, score_split, windows
 from pipeline.model.gpt import GPT, GPTConfig
 
 TOKENS = np.random.Generator(np.random.PCG64(1)).integers(0, 61, 107).astype(np.uint16)
@@ -86,6 +86,12 @@ def test_the_losses_by_token_add_up_to_the_whole() -> None:
 def test_some_windows_stand_for_all() -> None:
     result = score(model(), overlap=0.0, most_windows=3)
     assert result.targets == 3 * 16
+
+
+def test_a_loss_whose_perplexity_no_number_holds_is_one_line() -> None:
+    assert perplexity(709.7) == math.exp(709.7)
+    with pytest.raises(CheckpointError, match="found a held-out loss of 111,935 nats per token"):
+        perplexity(111_934.9)
 
 
 def test_a_split_shorter_than_a_window_is_refused() -> None:

@@ -120,7 +120,9 @@ def test_a_wrong_flag_is_one_line_before_anything_runs(flags: list[str], message
         ("runs: [3]", "runs: found 3; allowed: settings"),
         ("base: {train.lr: 0}\ngrid: {train.seed: [1, 2]}", "mine-seed=1: train.lr: found 0"),
         ("grid: {train.seed: [1, 1]}", "found twice; allowed: every run once"),
-        ("grid: [", "not valid YAML"),
+        ("grid: [1]", "grid: found [1]; allowed: settings, as {train.max_steps: 400}"),
+        ("grid: [", "not valid YAML: line 1: "),
+        ("base: {}\nbase: {}", 'not valid YAML: line 2: found duplicate key "base"'),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_it(text: str, message: str) -> None:

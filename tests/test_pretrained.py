@@ -214,6 +214,7 @@ def test_a_tensor_of_a_wrong_shape_is_named(tmp_path: Path) -> None:
         ({"wte.weight": torch.ones(3)}, "wte.weight: found shape (3); allowed: a matrix"),
         ({"ln_f.bias": torch.ones(128).long()}, "ln_f.bias: found torch.int64; allowed: floating"),
         ({"lm_head.weight": torch.ones(257, 128)}, "lm_head.weight: found other values"),
+        ({"ln_f.bias": torch.ones(128).to_sparse()}, "ln_f.bias: found no plain tensor"),
     ],
 )
 def test_what_does_not_fit_is_named(change: dict[str, Any], line: str, tmp_path: Path) -> None:
@@ -228,6 +229,9 @@ def test_settings_that_contradict_the_weights_are_refused(tmp_path: Path) -> Non
     torch.save(payload, tmp_path / "a.pt")
     line = refusal(tmp_path / "a.pt")
     assert line == "n_layer: its settings say 3, its tensors have 2"
+    payload["config"]["n_layer"] = torch.tensor([2, 2])
+    torch.save(payload, tmp_path / "a.pt")
+    assert refusal(tmp_path / "a.pt").startswith("n_layer: its settings say tensor([2, 2]), its")
 
 
 def test_a_context_that_no_memory_holds_is_refused(tmp_path: Path) -> None:

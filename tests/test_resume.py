@@ -19,6 +19,8 @@ import psutil
 import pytest
 from tiny_project import commit, environment, make_project, run, set_params
 
+from pipeline.training.resume import ResumeState
+
 KILLED = str(Path(__file__).with_name("killed.py"))
 OUTPUTS = ("data/checkpoints", "reports/train.csv", "reports/samples.txt")
 
@@ -195,6 +197,36 @@ def test_a_damaged_state_is_named_and_the_one_before_is_used(
     assert done.returncode == 0, done.stderr
     assert f"warning: {newest.stem}: damaged, not used" in done.stdout
     assert f"going on from step {int(older.stem.split('-')[1])}" in done.stdout
+
+
+def test_a_damaged_record_takes_no_whole_ones_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    resume, best = ResumeState("key"), tmp_path / "best.pt"
+    best.write_bytes(b"weights")
+    for step in (50, 100):
+        resume.save(step, {"step": step}, [best])
+    record = resume.folder / "state-000000100.json"
+    record.write_text(record.read_text()[:40])
+    state, (line,) = resume.load(tmp_path / "out")
+    assert state == {"step": 50}
+    assert line.startswith("state-000000100: damaged, not used")
+    best.write_bytes(b"other weights")
+    resume.save(70, {"step": 70}, [best])
+    assert {path.stem for path in resume.folder.glob("state-*.json")} == {
+        "state-000000050", "state-000000070",
+    }  # fmt: skip
+    resume.load(tmp_path / "out")
+    assert (tmp_path / "out/best.pt").read_bytes() == b"other weights"
+
+
+def test_a_model_that_no_memory_holds_is_one_line(interrupted: Path) -> None:
+    set_params(interrupted, model__n_embd=2**22)
+    done = train(interrupted)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: out of memory: lower train.micro_batch_size (now 4)")
+    assert done.stderr.count("\n") == 1
 
 
 def test_with_every_state_damaged_the_run_starts_afresh_and_says_so(interrupted: Path) -> None:

@@ -42,12 +42,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_users_shell_cannot_change_the_bytes(project: Path) -> None:
-    plain = weights(project)
+@pytest.mark.parametrize("numerics", ["native", "portable"])
+def test_a_users_shell_cannot_change_the_bytes(
+    numerics: str, project: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(project, tmp_path / "p", symlinks=True))
+    set_params(copy, train__numerics=numerics, train__threads=2)
+    plain = weights(copy)
     odd = weights(
-        project,
+        copy,
         OMP_NUM_THREADS="3",
-        MKL_CBWR="AVX2",
+        MKL_CBWR="COMPATIBLE",
+        MKL_NUM_STRIPES="1",
         ATEN_CPU_CAPABILITY="default",
         ONEDNN_MAX_CPU_ISA="SSE41",
     )
@@ -95,13 +101,23 @@ def test_portable_is_fp32_on_one_thread_and_names_no_machine(project: Path) -> N
 
 
 @pytest.mark.skipif(not can_compile(), reason="needs g++ and Python's headers")
-@pytest.mark.parametrize(("numerics", "compiled"), [("native", True), ("portable", False)])
-def test_a_long_run_is_compiled_but_for_portable_numerics(numerics: str, compiled: bool) -> None:
+@pytest.mark.parametrize(
+    ("numerics", "order", "compiled"),
+    [
+        ("native", "shuffled", True),
+        ("portable", "shuffled", False),
+        ("native", "documents", False),
+    ],
+)
+def test_a_long_run_is_compiled_but_for_portable_numerics_and_documents(
+    numerics: str, order: str, compiled: bool
+) -> None:
     program = (
         "from pipeline.params import TrainParams, load_params; "
         "from pipeline.training.runtime import choose; "
         "shipped = load_params().train.model_dump(); "
-        f"changes = {{'numerics': '{numerics}', 'device': 'cpu'}}; "
+        f"changes = {{'numerics': '{numerics}', 'device': 'cpu', "
+        f"'batch_order': '{order}'}}; "
         "params = TrainParams.model_validate({**shipped, **changes}); "
         "print(choose(params, 64, 1e20).compile)"
     )
@@ -124,3 +140,25 @@ def test_native_records_the_processor(project: Path, tmp_path: Path) -> None:
 def test_portable_gives_the_same_bytes_on_another_processor(project: Path, cpu: str) -> None:
     assert QEMU is not None
     assert weights(project, QEMU, "-cpu", cpu) == weights(project)
+
+
+@pytest.mark.skipif(not can_compile(), reason="needs g++ and Python's headers")
+def test_a_compiler_may_be_named_with_what_goes_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "env g++")
+    assert can_compile()
+    monkeypatch.setenv("CXX", "no-such-compiler -m64")
+    assert not can_compile()
+
+
+def test_a_gpu_without_bf16_that_shards_takes_fp32() -> None:
+    program = (
+        "import torch; from pipeline.params import TrainParams, load_params; "
+        "from pipeline.training.runtime import choose; "
+        "torch.cuda.is_available = lambda: True; "
+        "torch.cuda.is_bf16_supported = lambda **_: False; "
+        "shipped = load_params().train.model_dump(); "
+        "print(*(choose(TrainParams.model_validate({**shipped, 'parallel': p}), 64).precision "
+        "for p in ('ddp', 'fsdp')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "fp16 fp32\n", done.stderr

@@ -20,6 +20,7 @@ import pytest
 from tiny_project import commit, environment, run, set_params, words
 
 from pipeline.__main__ import main
+from pipeline.errors import SweepError
 from pipeline.reporting.lineage import parse_yaml
 from pipeline.sweeps import queue
 
@@ -297,6 +298,11 @@ def test_text_that_git_does_not_track_goes_into_every_run(finished: Path) -> Non
              for sha in references(finished, "mine").values()]  # fmt: skip
     (same,) = {lock.split("\n  report:")[0].split("\n  prepare:")[1][:900] for lock in locks}
     assert same in (finished / "dvc.lock").read_text()
+
+
+def test_text_outside_of_the_project_is_refused_by_the_name_of_its_setting() -> None:
+    with pytest.raises(SweepError, match=r"^corpus\.path: found \.\./books, outside of the proj"):
+        queue.untracked(["../books", "data/init"])
 
 
 @pytest.mark.parametrize(

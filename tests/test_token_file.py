@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,6 +184,18 @@ def test_a_tokenizer_that_is_not_the_metas_is_refused(tmp_path: Path) -> None:
     prepared(tmp_path, [5, 6, 7])
     (tmp_path / "tokenizer.json").write_text(json.dumps({"sha256": "cd" * 32}))
     with pytest.raises(TokenFileError, match=r"tokenizer\.json: found sha256 cdcdcd"):
+        load_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    "change", [{"splits": []}, {"splits": {"train": "x"}}, {"format": None}, {"tokenizer": {}}]
+)
+def test_a_meta_that_is_not_prepares_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    prepared(tmp_path, [5, 6, 7])
+    meta = {**json.loads((tmp_path / "meta.json").read_text()), **change}
+    meta = {key: value for key, value in meta.items() if value is not None}
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(TokenFileError, match=r"meta\.json or tokenizer\.json is not prepare's"):
         load_split(tmp_path, "train")
 
 

@@ -65,7 +65,9 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
         seconds.append(time.perf_counter() - start)
     processor = time.process_time() - processor
     loss = trainer.read_back()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kB on Linux
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # KiB
+    if sys.platform == "darwin":
+        peak /= 1024  # bytes
     if runtime.device == "cuda":
         peak = torch.cuda.max_memory_allocated() / 1e6
     facts = {

@@ -97,13 +97,13 @@ class Batches:
 
     def _shuffled(self, place: int) -> int:
         epoch, place = divmod(place, self.blocks)
-        if epoch != self._epoch:
-            self._permutation, self._epoch = self._order_of(epoch), epoch
-        return int(self._permutation[place])
+        return int(self._order_of(epoch)[place])
 
     def _order_of(self, epoch: int) -> NDArray[np.int64]:
-        generator = np.random.Generator(np.random.PCG64(seed_for(self.seed, "epoch", epoch)))
-        return generator.permutation(self.blocks)
+        if epoch != self._epoch:
+            generator = np.random.Generator(np.random.PCG64(seed_for(self.seed, "epoch", epoch)))
+            self._permutation, self._epoch = generator.permutation(self.blocks), epoch
+        return self._permutation
 
     def sequences(self, step: int, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets (B, T) int64 of `count` of the step's sequences from `first` on.

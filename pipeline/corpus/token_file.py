@@ -188,8 +188,9 @@ def read_meta(folder: Path) -> dict[str, Any]:
         for name in ("meta.json", "tokenizer.json")
     )
     try:
-        found, stated = tokenizer["sha256"], meta["tokenizer"]["sha256"]
-    except (KeyError, TypeError):
+        found, stated = str(tokenizer["sha256"]), str(meta["tokenizer"]["sha256"])
+        _ = meta["format"], [split["sha256"] for split in meta["splits"].values()]
+    except (AttributeError, KeyError, TypeError):
         raise TokenFileError(f"{folder}: meta.json or tokenizer.json is not prepare's") from None
     if found != stated:
         raise TokenFileError(

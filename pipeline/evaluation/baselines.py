@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PART = 1 << 20  # targets at a time: memory
+MOST_TOKENS = 1 << 24  # of the train split's end: memory
 XZ_MOST_BYTES = 1 << 24  # of the train text's end: time, and xz -9 looks back no more than 64 MiB
 
 

@@ -7,6 +7,7 @@ first token has no context and is no target. (Sliding windows: Baevski and Auli 
 """
 
 import math
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from pipeline.corpus.batches import check_length
 from pipeline.corpus.token_stream import TokenStream
+from pipeline.errors import CheckpointError
 from pipeline.model.gpt import GPT
 
 LOGITS_BYTES = 1 << 30  # of one forward pass, in fp32
@@ -42,11 +44,21 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.loss)
+        return perplexity(self.loss)
 
     def bits_per_byte(self, text_bytes: int) -> float:
         """Bits over the bytes of the scored targets' text."""
         return self.nats / math.log(2) / text_bytes
+
+
+def perplexity(loss: float) -> float:
+    """e to the mean loss in nats; raises CheckpointError where no number can hold it."""
+    if loss > math.log(sys.float_info.max):
+        raise CheckpointError(
+            f"found a held-out loss of {loss:,.0f} nats per token, which has no perplexity; "
+            "allowed: below 710: train again with a lower train.lr"
+        )
+    return math.exp(loss)
 
 
 def windows(tokens: int, block_size: int, overlap: float) -> list[tuple[int, int]]:
@@ -104,7 +116,7 @@ def score_split(
             logits.float().flatten(0, 1), both[:, 1:].flatten(), reduction="none"
         )
         scored = np.arange(T) >= np.array([[position] for _, position in part])  # (B, T)
-        losses_64 = losses.view(len(part), T).double().cpu().numpy()
+        losses_64 = losses.view(len(part), T).cpu().double().numpy()  # mps has no float64
         nats += np.where(scored, losses_64, 0.0).sum(axis=0)
         targets += scored.sum(axis=0)
         ids = block[:, 1:][scored]

@@ -330,7 +330,7 @@ class GPT(nn.Module):
         return logits, loss
 
     def count_parameters(self) -> int:
-        """Trainable numbers, a tied head counted once."""
+        """All numbers of its weights, a tied head counted once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def flops_per_token(self) -> int:

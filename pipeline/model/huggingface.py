@@ -83,7 +83,7 @@ def settings_of(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         if inner is not None and (not isinstance(width, int) or inner != 4 * width):
             raise CheckpointError(f"{where}: n_inner: found {inner!r}; allowed: null, or 4 n_embd")
         activation = values.get("activation_function", "gelu_new")
-        if activation not in GELU:
+        if not isinstance(activation, str) or activation not in GELU:
             allowed = ", ".join(GELU)
             raise CheckpointError(
                 f"{where}: activation_function: found {activation!r}; allowed: {allowed}"
@@ -94,8 +94,12 @@ def settings_of(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         return {"architecture": "gpt2", "gelu": GELU[activation], **stated}
     if kind == "nanochat":
         _check(values, MODERN_FIXED, where, required=("final_logit_softcapping",))
-        rope = values.get("rope_parameters") or {}
-        if rope.get("rope_type", "default") != "default" or rope.get("rope_theta") != ROPE_BASE:
+        rope = values.get("rope_parameters")
+        if (
+            not isinstance(rope, dict)
+            or rope.get("rope_type", "default") != "default"
+            or rope.get("rope_theta") != ROPE_BASE
+        ):
             raise CheckpointError(
                 f"{where}: rope_parameters: found {rope}; allowed: default, rope_theta {ROPE_BASE}"
             )
@@ -161,8 +165,13 @@ def from_hf(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     layer = 0
     while f"model.layers.{layer}.self_attn.q_proj.weight" in ours:
         part = f"model.layers.{layer}"
-        parts = [ours.pop(f"{part}.self_attn.{x}_proj.weight", None) for x in "qkv"]
-        ours[f"h.{layer}.attn.c_attn.weight"] = torch.cat([p for p in parts if p is not None])
+        found = [ours.pop(f"{part}.self_attn.{x}_proj.weight", None) for x in "qkv"]
+        parts = [p for p in found if p is not None and p.dim() == 2]
+        if len(parts) < 3 or len({p.size(1) for p in parts}) > 1:
+            raise CheckpointError(
+                f"{part}.self_attn: q_proj, k_proj and v_proj do not fit together"
+            )
+        ours[f"h.{layer}.attn.c_attn.weight"] = torch.cat(parts)
         for theirs, name in names.items():
             if f"{part}.{theirs}.weight" in ours:
                 ours[f"h.{layer}.{name}.weight"] = ours.pop(f"{part}.{theirs}.weight")

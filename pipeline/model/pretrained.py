@@ -207,6 +207,8 @@ def _renamed(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
             raise CheckpointError(f"{name}: found {type(tensor).__name__}; allowed: a tensor")
         if _NO_WEIGHTS.fullmatch(name):
             continue
+        if tensor.layout is not torch.strided or tensor.is_meta:
+            raise CheckpointError(f"{name}: found no plain tensor; allowed: one with its numbers")
         if not tensor.is_floating_point():
             raise CheckpointError(f"{name}: found {tensor.dtype}; allowed: floating point")
         renamed[name] = tensor.float()
@@ -257,10 +259,9 @@ def _config(state: dict[str, Tensor], stated: dict[str, Any]) -> GPTConfig:
         found["block_size"] = _matrix(state, "wpe.weight").size(0)
         found["bias"] = "ln_f.bias" in state
     for name, value in found.items():
-        if stated.get(name) is not None and stated[name] != value:
-            raise CheckpointError(
-                f"{name}: its settings say {stated[name]!r}, its tensors have {value!r}"
-            )
+        said = stated.get(name)
+        if said is not None and (type(said) is not type(value) or said != value):
+            raise CheckpointError(f"{name}: its settings say {said!r}, its tensors have {value!r}")
     if architecture == "modern":
         found["bias"] = bool(stated.get("bias", False))  # it has none either way
     found["n_head"] = stated.get("n_head", max(1, found["n_embd"] // 64))

@@ -37,9 +37,9 @@ def _reported(sha256: str) -> dict[str, Any] | None:
     try:
         provenance = json.loads((reports / "provenance.json").read_text(encoding="utf-8"))
         metrics = json.loads((reports / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if sha256 not in provenance["checkpoints"].values():
+        if sha256 not in provenance["checkpoints"].values():
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return {"metrics": metrics, "provenance": provenance}
 

@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any
 
+from pipeline.evaluation.baselines import MOST_TOKENS, XZ_MOST_BYTES
 from pipeline.reporting.markdown import code, count, picture, table
 from pipeline.reporting.plots import BASELINES, FIGURES
 from pipeline.reporting.results import Results
@@ -116,13 +117,23 @@ def metrics(results: Results) -> str:
         (
             "The best checkpoint on the whole of each split, every token scored once:",
             table(("split", "loss (nats per token)", "perplexity", "bits per byte"), splits),
-            f"The {results.held_out} text without this model:",
+            f"The {results.held_out} text without this model{_learnt_from(results)}:",
             table(("predicted from", "bits per byte"), others),
             "During training (nats per token; each step's loss is of its own batch, val's of "
             "`train.eval_batches` micro-batches without overlap):",
             table(("training", "value"), training),
         )
     )
+
+
+def _learnt_from(results: Results) -> str:
+    """How much of a long train text the simpler models have seen."""
+    train, seen = results.meta["splits"]["train"], []
+    if train["tokens"] > MOST_TOKENS:
+        seen.append(f"frequencies and pairs are of the last {MOST_TOKENS:,} tokens of train")
+    if train["bytes"] > XZ_MOST_BYTES:
+        seen.append(f"xz was given the last {XZ_MOST_BYTES:,} bytes of train")
+    return f" ({', '.join(seen)})" if seen else ""
 
 
 def _before_training(train: dict[str, Any]) -> list[tuple[str, str]]:

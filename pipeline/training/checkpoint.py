@@ -93,8 +93,7 @@ def load_optimizer_tensors(
     """Put back what optimizer_tensors took."""
     for name, parameter in model.named_parameters():
         for optimizer in optimizers:
-            members = [id(p) for group in optimizer.param_groups for p in group["params"]]
-            if name in states and id(parameter) in members:
+            if name in states and parameter in optimizer.state:
                 optimizer.state[parameter] = {
                     key: tensor.to(parameter.device) for key, tensor in states[name].items()
                 }

@@ -23,11 +23,6 @@ class Ended(NamedTuple):
     killed: str  # which was killed by what, or empty
 
 
-def under_torchrun() -> bool:
-    """Whether torchrun, or a scheduler that speaks as it does, has started this process."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
 def count_processes(nproc: int | str, device: str) -> int:
     """Processes for train.nproc; `auto`: one for each GPU."""
     import torch
@@ -79,9 +74,11 @@ def _first_to_fail(error: "object", logs: Path, processes: int) -> Ended:
             name = signal.Signals(-status).name
             return Ended(1, "", f"process {rank} of {processes} was killed by {name}")
     # an error of its own before what a process says of others that are gone
-    status, text = min(failures.values(), key=lambda found: (not _is_line(found[1]), found[0] < 0))
+    status, text = min(failures.values(), key=lambda f: (error_line(f[1]) is None, f[0] < 0))
     return Ended(status if status > 0 else 1, text, "")
 
 
-def _is_line(stderr: str) -> bool:
-    return stderr.rpartition("error: ")[2].count("\n") == 1
+def error_line(stderr: str) -> str | None:
+    """The line by which a command says what was wrong; None where it did not end with one."""
+    *_, last = stderr.splitlines() or [""]
+    return last.removeprefix("error: ") if last.startswith("error: ") else None

@@ -49,6 +49,18 @@ from pipeline.training.schedule import lr_at
 from pipeline.training.sharding import whole
 
 MUON_MOMENTUM = 0.95
+# the Trainer's fields that a resumed run takes over as they are
+KEPT = (
+    "step",
+    "best_loss",
+    "best_step",
+    "initial_loss",
+    "looks_without_better",
+    "stopped",
+    "samples",
+    "kept",
+    "lr",
+)
 
 
 @dataclass
@@ -184,8 +196,9 @@ class Trainer:
         # a CPU's tensors can be asked at no cost: mostly there is nothing to clip
         if grad_clip and (self.runtime.device != "cpu" or norm > grad_clip):
             nn.utils.clip_grads_with_norm_(self.model.parameters(), grad_clip, total)
-        for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
+        if not self.scaler.is_enabled() or norm.isfinite():  # clipping by inf or NaN spoils all
+            for optimizer in self.optimizers:
+                self.scaler.step(optimizer)
         self.scaler.update()
         return norm
 
@@ -247,16 +260,8 @@ class Trainer:
             "processes": self.ranks.size,
             "micro_batch_size": self.micro_batch_size,
             "scaler": self.scaler.state_dict(),
-            "step": self.step,
-            "best_loss": self.best_loss,
-            "best_step": self.best_step,
-            "initial_loss": self.initial_loss,
-            "looks_without_better": self.looks_without_better,
-            "stopped": self.stopped,
-            "samples": self.samples,
-            "kept": self.kept,
             "history": self.history.to_dict(),
-            "lr": self.lr,
+            **{name: getattr(self, name) for name in KEPT},
         }
         if not self.sharded:
             state["model"] = plain_copy(self.model.state_dict())
@@ -277,17 +282,7 @@ class Trainer:
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.history = History.from_dict(state["history"])
-        for name in (
-            "step",
-            "best_loss",
-            "best_step",
-            "initial_loss",
-            "looks_without_better",
-            "stopped",
-            "samples",
-            "kept",
-            "lr",
-        ):
+        for name in KEPT:
             setattr(self, name, state[name])
 
 

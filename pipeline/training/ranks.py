@@ -20,6 +20,11 @@ PATIENCE = timedelta(minutes=30)  # the others wait so long while rank 0 writes 
 T = TypeVar("T")
 
 
+def under_torchrun() -> bool:
+    """Whether torchrun, or a scheduler that speaks as it does, has started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among `size`; rank 0 alone writes and prints."""
@@ -32,6 +37,8 @@ class Ranks:
     @classmethod
     def from_environment(cls) -> "Ranks":
         """As torchrun started this process; one of one where it did not."""
+        if not under_torchrun():
+            return cls()
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         return cls(*(int(os.environ.get(name, int("SIZE" in name))) for name in names))
 

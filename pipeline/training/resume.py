@@ -35,6 +35,7 @@ class ResumeState:
 
     def __init__(self, key: str, first: bool = True) -> None:
         self.folder = state_root() / key
+        self._sha256: dict[tuple[str, int, int, int], str] = {}  # of each file as it was written
         if not first:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,7 @@ class ResumeState:
         path = self.folder / f"state-{step:09d}.pt"
         save_tensors(path, payload)
         record = {"state": path.name, "sha256": sha256_file(path), "files": {}}
-        record["files"] = {file.name: sha256_file(self._keep(file)) for file in files}
+        record["files"] = {file.name: self._keep(file) for file in files}
         shards = sorted(self.shards(step).glob("*"))
         record["shards"] = {file.name: sha256_file(file) for file in shards}
         write_json(path.with_suffix(".json"), record)
@@ -68,14 +69,18 @@ class ResumeState:
         """Make room for a save; what one that did not end has left goes."""
         shutil.rmtree(self.shards(step), ignore_errors=True)
 
-    def _keep(self, file: Path) -> Path:
+    def _keep(self, file: Path) -> str:
         # named by content: a later best.pt must not replace the one an older state counts on
-        kept = self.folder / f"{sha256_file(file)}.pt"
+        facts = file.stat()
+        written = file.name, facts.st_ino, facts.st_mtime_ns, facts.st_size
+        if written not in self._sha256:
+            self._sha256[written] = sha256_file(file)
+        kept = self.folder / f"{self._sha256[written]}.pt"
         if not kept.exists():
             temporary = kept.with_suffix(".tmp")
             shutil.copyfile(file, temporary)
             os.replace(temporary, kept)
-        return kept
+        return self._sha256[written]
 
     def _records(self) -> list[Path]:
         return sorted(self.folder.glob("state-*.json"), reverse=True)
@@ -112,6 +117,7 @@ class ResumeState:
                 payload = read_tensors(path)
             except (CheckpointError, OSError, ValueError, KeyError, TypeError) as error:
                 damaged.append(f"{record.with_suffix('').name}: damaged, not used: {error}")
+                record.unlink(missing_ok=True)  # or it would take a whole one's place
                 continue
             outputs.mkdir(parents=True, exist_ok=True)
             for name, sha256 in values["files"].items():

@@ -9,6 +9,7 @@ import ctypes
 import math
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,13 @@ _NUMERIC_VARIABLES = (
     "DNNL_MAX_CPU_ISA",
     "ONEDNN_DEFAULT_FPMATH_MODE",
     "DNNL_DEFAULT_FPMATH_MODE",
+    "MKL_NUM_STRIPES",
+    "NVIDIA_TF32_OVERRIDE",
     "OMP_DYNAMIC",
+    "TORCHDYNAMO_DISABLE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_BLAS_PREFER_CUBLASLT",
+    "TORCH_COMPILE_DISABLE",
 )
 # one and the same weights on Intel and AMD processors with AVX2; MKL's own AVX2 mode differs
 _PORTABLE = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "AVX2"}
@@ -149,7 +156,7 @@ class Runtime:
 
 
 def _compiler_version() -> str:
-    command = [os.environ.get("CXX", "g++"), "-dumpfullversion"]
+    command = [*_compiler(), "-dumpfullversion"]
     return f"{command[0]} {subprocess.run(command, capture_output=True, text=True).stdout.strip()}"
 
 
@@ -199,24 +206,35 @@ def _choose_precision(asked: str, device: str, numerics: str) -> str:
     return "bf16" if any(flag in _cpu_info() for flag in fast) else "fp32"
 
 
-def can_compile() -> bool:
-    """Whether torch.compile finds what its CPU backend builds with: g++ and Python's headers."""
-    headers = Path(sysconfig.get_path("include")) / "Python.h"
-    return shutil.which(os.environ.get("CXX", "g++")) is not None and headers.is_file()
+def _compiler() -> list[str]:
+    return shlex.split(os.environ.get("CXX", "g++")) or ["g++"]
+
+
+def can_compile(device: str = "cpu") -> bool:
+    """Whether torch.compile finds what it builds with: a compiler, Python's headers, on a GPU
+    Triton, which needs one of compute capability 7.0 or more."""
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return False
+    if device == "cpu":
+        return shutil.which(_compiler()[0]) is not None
+    from torch.utils._triton import has_triton
+
+    compilers = (os.environ.get("CC"), "gcc", "clang")  # Triton's own order
+    return any(name and shutil.which(name) for name in compilers) and has_triton()
 
 
 def _choose_compile(asked: str, device: str, flops: float, numerics: str) -> bool:
     if numerics == "portable":  # another compiler, or another processor's instructions
         return False
     if asked != "auto":
-        if asked == "on" and device == "cpu" and not can_compile():
+        if asked == "on" and device != "mps" and not can_compile(device):
+            needs = "g++" if device == "cpu" else "gcc, Triton, a GPU that it knows"
             raise DeviceError(
-                "train.compile: found on, but g++ or Python's headers are missing; "
+                f"train.compile: found on, but {needs} or Python's headers are missing; "
                 "allowed here: auto, off"
             )
         return asked == "on"
-    pays = flops >= COMPILE_FROM_FLOPS.get(device, math.inf)
-    return pays and (device != "cpu" or can_compile())
+    return flops >= COMPILE_FROM_FLOPS.get(device, math.inf) and can_compile(device)
 
 
 def choose(params: TrainParams, block_size: int, flops: float = 0.0) -> Runtime:
@@ -227,21 +245,29 @@ def choose(params: TrainParams, block_size: int, flops: float = 0.0) -> Runtime:
     import torch
 
     device = _choose_device(params.device)
-    if params.numerics == "portable" and device != "cpu":
+    if params.numerics == "portable":
         device = "cpu"
+        if platform.machine() not in ("x86_64", "AMD64"):
+            raise DeviceError(
+                f"train.numerics: found portable on {platform.machine()}; allowed here: native"
+            )
     precision = _choose_precision(params.precision, device, params.numerics)
+    if precision == "fp16" and params.parallel == "fsdp":
+        precision = "fp32"  # a process's scaler would see its shard alone
     attention = params.attention
     if attention == "auto":
         short = device == "cpu" and block_size <= MATMUL_ATTENTION_UP_TO
         attention = "matmul" if short else "sdpa"
-    compiled = flops > 0 and _choose_compile(params.compile, device, flops, params.numerics)
+    # documents have lengths of their own, and each would be compiled
+    compiled = flops > 0 and params.batch_order != "documents"
+    compiled = compiled and _choose_compile(params.compile, device, flops, params.numerics)
     threads = 1 if params.numerics == "portable" else count_threads(params.threads)
     torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms loads the compiler
     # no kernel reads what it has not written; NaN in every new tensor is a debugger's help
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if device == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32
+        torch.set_float32_matmul_precision("high" if flops else "highest")  # TF32 to train alone
     elif params.numerics == "native" and "AuthenticAMD" in _cpu_info():
         # oneDNN's fp32 products: twice as fast as MKL's there, slower than MKL's on Intel, and
         # in bf16 where AMX or Arm has it
