@@ -77,6 +77,8 @@ def generate(
     ):
         if one and other:
             raise UserError(f"{one}: found with {other}; allowed: one of the two")
+    if output is not None and output.is_dir():
+        raise UserError(f"--output: found {output}, a folder; allowed: a file")
     params = load_params()
     asked = {
         "prompt": None if prompt is None else prompt.replace("\\n", "\n"),

@@ -112,7 +112,10 @@ def plan(
                     f"{per_step / seconds:,.0f}",
                     f"{steps * seconds / 3600:,.2f}",
                 )
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:  # nothing limits its width
+        console.width = 200
+    console.print(table)
 
 
 def _own_vocab(prepare: PrepareParams) -> int:

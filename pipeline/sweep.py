@@ -3,7 +3,7 @@
 import shlex
 import time
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,12 +21,14 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
-Name = Annotated[str | None, typer.Argument(help="The sweep: sweeps/NAME.yaml, or a new name.")]
+WIDE = 200  # columns of a table that no terminal limits
 
 
 @app.command()
 def run(
-    name: Name = None,
+    name: Annotated[
+        str | None, typer.Argument(help="The sweep: sweeps/NAME.yaml, or a new name with -S.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("-S", help="key=a,b: a grid, instead of a file; key=a: for every run."),
@@ -63,12 +65,13 @@ def run(
     kept = {m.name for m in todo if _stands(found.get(m.name), resulting(params, m), retry)}
     todo = [m for m in todo if m.name not in kept]
     again = {m.name for m in todo if m.name in found}
-    for each in sorted(again):
-        print(f"{each}: {found[each].state} before, is run again")
-        plan.forget_times(each)
     failed_before = {each for each in again if found[each].state == "failed"}
     queues.remove(failed_before)
-    queues.forget(again - failed_before, plan.baseline)
+    aside = queues.set_aside(again - failed_before, plan.baseline)
+    for each in sorted(again):
+        kept_as = f"; that is {aside[each]} now" if each in aside else ""
+        print(f"{each}: {found[each].state} before, is run again{kept_as}")
+        plan.forget_times(each)
     plan.save()
     with Show(plan, load_params().train.max_steps, workers) as show:
         untracked = queues.untracked(
@@ -105,7 +108,9 @@ def run(
 
 @app.command()
 def table(
-    name: Name = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A sweep that has run; every recorded one if none.")
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; fail if anything differs.")
     ] = False,
@@ -128,7 +133,12 @@ def table(
         read_record(name)  # raises where there is none; all are checked
     records = {each: read_record(each) for each in recorded()}
     if check:
-        wrong = [line for record in records.values() for line in contradicted(record)]
+        for each, record in records.items():
+            if wrong := contradicted(record):
+                raise ReportError(
+                    f"{', '.join(wrong)}: not what DVC's experiments say; "
+                    f"run `python -m pipeline sweep table {each}`"
+                )
     elif name is not None:
         records[name] = record_of(name)
     files = {
@@ -137,7 +147,7 @@ def table(
     leftover = [path for path in RECORDS.glob("*/*.png") if path not in files]
     section = {"SWEEP": as_section([records[each] for each in sorted(records)])}
     if check:
-        wrong += differing_files(files, leftover)
+        wrong = differing_files(files, leftover)
         wrong += differing_sections(section, required=bool(records))
         if wrong:
             again = "python -m pipeline sweep table"
@@ -271,7 +281,9 @@ def _print_table(record: "Record") -> None:
     drawn = Table(title=f"{record['sweep']}: {record['description']}".rstrip(": "))
     heads = ["", *short_names(record["varied"]), "val bpb", "test bpb", "test ppl"]
     for head in (*heads, "parameters", "tokens", "seconds", "commit"):
-        drawn.add_column(head, justify="left" if head in ("", "commit") else "right")
+        least = len("0.0000") if head.endswith("bpb") else None  # whole on a narrow terminal too
+        side: Literal["left", "right"] = "left" if head in ("", "commit") else "right"
+        drawn.add_column(head, justify=side, min_width=least)
     for row in rows:
         numbers = [row[f"{name}.bits_per_byte"] for name in ("val", "test")]
         cells = [row["best"], *(row[key] for key in record["varied"])]
@@ -282,6 +294,8 @@ def _print_table(record: "Record") -> None:
             cells[-1] = row["state"]
         drawn.add_row(*cells, style="bold" if row["best"] else None)
     console = Console()
+    if not console.is_terminal:
+        console.width = WIDE
     console.print(drawn)
     for row in rows:
         if row["error"]:

@@ -288,6 +288,11 @@ def test_a_sweep_of_code_that_is_not_committed_is_refused(finished: Path) -> Non
 def test_text_that_git_does_not_track_goes_into_every_run(finished: Path) -> None:
     (finished / "books").mkdir()
     (finished / "books/mine.txt").write_text(words(900, seed=2))
+    for folder in ("books", "data/init"):  # where git has another file already
+        (finished / folder).mkdir(exist_ok=True)
+        (finished / folder / "README.md").write_text("What is here.\n")
+    run(finished, "git", "add", "--force", "books/README.md", "data/init/README.md")
+    (finished / "data/init/weights.bin").write_bytes(b"of another run")
     set_params(finished, corpus__path="books")
     run(finished, "dvc", "repro", "-q")
     ignored = finished / ".gitignore"
@@ -298,6 +303,19 @@ def test_text_that_git_does_not_track_goes_into_every_run(finished: Path) -> Non
              for sha in references(finished, "mine").values()]  # fmt: skip
     (same,) = {lock.split("\n  report:")[0].split("\n  prepare:")[1][:900] for lock in locks}
     assert same in (finished / "dvc.lock").read_text()
+
+
+def test_what_a_checkout_lacks_is_named_so_that_each_can_be_copied(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    for name in ("data/own/more.txt", "data/own/sub/a.txt", "books/deep/b.txt", "books/deep/c.txt"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("text")
+    assert queue.untracked(["data/own", "books/deep/b.txt"]) == [
+        "books/deep", "data/own/more.txt", "data/own/sub",
+    ]  # fmt: skip
+    assert queue.untracked(["books", "books/deep", "s3://bucket", "nowhere"]) == ["books"]
 
 
 def test_text_outside_of_the_project_is_refused_by_the_name_of_its_setting() -> None:
@@ -346,8 +364,10 @@ def test_a_run_of_other_settings_or_another_text_is_no_run_of_this_sweep(finishe
     said = run(finished, *SWEEP, "run", "one", *seeds).stdout
     assert said.count("done before, is run again") == 2
     whole = references(finished, "one")
-    assert whole.keys() == short.keys()
-    assert not set(whole.values()) & set(short.values())
+    assert all(whole[name] != commit for name, commit in short.items())
+    assert {f"{name}-{commit[:7]}": commit for name, commit in short.items()}.items() <= (
+        whole.items()
+    )  # nothing is lost
     run(finished, *SWEEP, "table", "one")
     assert {row["tokens"] for row in rows(finished, "one").values()} == {str(20 * 4 * 16)}
     run(finished, "git", "checkout", "-q", "--", "README.md")
@@ -370,16 +390,25 @@ def test_what_is_run_again_leaves_the_experiments_of_other_commits(
     monkeypatch.chdir(finished)
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
-    queue.forget(["same"], head)
+    before = rev("same", head, finished)
+    renamed = queue.set_aside(["same"], head)
+    assert renamed == {"same": f"same-{before[:7]}"}
     listed = run(finished, "git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout
     (left,) = [line for line in listed.splitlines() if line.endswith("/same")]
     assert head[2:] not in left
+    assert rev(renamed["same"], head, finished) == before
+
+
+def rev(name: str, head: str, project: Path) -> str:
+    return run(
+        project, "git", "rev-parse", f"refs/exps/{head[:2]}/{head[2:]}/{name}"
+    ).stdout.strip()
 
 
 def test_a_record_that_is_no_json_is_one_line(finished: Path) -> None:
     (finished / "reports/sweeps/one.json").write_text("<<<<<<< HEAD")
     wrong = run(finished, *SWEEP, "table", "--check", check=False)
     assert wrong.returncode == 1
-    assert wrong.stderr.startswith("error: reports/sweeps/one.json: not JSON; run ")
+    assert wrong.stderr.startswith("error: reports/sweeps/one.json: not JSON in UTF-8; run ")
     missing = run(finished, *SWEEP, "table", "--check", "two", check=False)
     assert "reports/sweeps/two.json: not found" in missing.stderr

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from tiny_project import commit, run, set_params
 
+from pipeline.errors import ReportError
+from pipeline.reporting.lineage import Revision, WorkingTree, resolve
+
 
 def trace(project: Path, *arguments: str, check: bool = True) -> dict[str, object]:
     done = run(project, "python", "-m", "pipeline", "trace", "--json", *arguments, check=check)
@@ -118,3 +121,31 @@ def test_text_in_a_bucket_is_named_by_the_hash_that_it_had(finished: Path) -> No
     lock.write_text(text)
     found = lines(trace(finished, "val.loss"))
     assert "s3://bucket/words.txt etag abc123" in found
+
+
+def test_names_that_git_quotes_are_hashed_as_dvc_does(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (finished / "data/own/sub").mkdir()
+    (finished / "data/own/sub/with space & ünï.txt").write_text("text")
+    commit(finished)
+    monkeypatch.chdir(finished)
+    here = WorkingTree().md5("data/own", "")
+    assert here is not None
+    assert Revision("HEAD").md5("data/own", "") == here
+
+
+def test_a_name_that_several_experiments_have_is_refused_with_their_commits(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    heads = [run(finished, "git", "rev-parse", "HEAD").stdout.strip()]
+    run(finished, "git", "update-ref", "refs/exps/aa/aa/same", heads[0])
+    assert resolve("same") == heads[0]
+    commit(finished, "Another")
+    heads.append(run(finished, "git", "rev-parse", "HEAD").stdout.strip())
+    run(finished, "git", "update-ref", "refs/exps/bb/bb/same", heads[1])
+    with pytest.raises(ReportError) as caught:
+        resolve("same")
+    listed = ", ".join(head[:10] for head in heads)
+    assert str(caught.value) == f"--rev: found 2 experiments same; allowed: {listed}"

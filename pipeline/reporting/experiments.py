@@ -46,11 +46,11 @@ class Experiment:
         return text.replace(f"{Path.cwd()}/", "")
 
     def seconds_since(self, started: float) -> float | None:
-        """How long it took from `started`; None where its queue record is gone, or DVC took the
-        results from its run-cache, so that nothing was computed."""
+        """How long it took from `started`; None where its queue record is gone, or DVC had the
+        results, so that nothing was computed."""
         if self.log is None or not self.log.is_file():
             return None
-        if "Stage 'train' is cached" in self.log.read_text(errors="replace"):
+        if "Running stage 'train'" not in self.log.read_text(errors="replace"):
             return None
         return self.log.with_suffix(".json").stat().st_mtime - started  # DVC writes it at the end
 

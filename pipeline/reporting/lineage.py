@@ -90,8 +90,10 @@ class Revision:
         if data is None:
             data = self.cache.read(locked)
         if data is None:
-            listing = git("ls-tree", "-r", "--name-only", self.commit, "--", path, check=False)
-            names = [name for name in listing.decode().splitlines() if name != path]
+            listing = git(
+                "ls-tree", "-r", "-z", "--name-only", self.commit, "--", path, check=False
+            )
+            names = [name for name in listing.decode().split("\0") if name not in ("", path)]
             files = {
                 str(PurePosixPath(n).relative_to(path)): md5(self.read(n) or b"") for n in names
             }
@@ -123,9 +125,13 @@ def resolve(name: str) -> str:
     if found:
         return found.decode().strip()
     references = git("for-each-ref", "--format=%(refname)", "refs/exps").decode().splitlines()
-    for reference in references:
-        if reference.rsplit("/", 1)[-1] == name:
-            return git("rev-parse", reference).decode().strip()
+    of_name = [reference for reference in references if reference.rsplit("/", 1)[-1] == name]
+    commits = [git("rev-parse", reference).decode().strip() for reference in of_name]
+    if len(commits) == 1:
+        return commits[0]
+    if commits:
+        several = ", ".join(commit[:10] for commit in commits)
+        raise ReportError(f"--rev: found {len(commits)} experiments {name}; allowed: {several}")
     raise ReportError(f"--rev: found {name!r}; allowed: a git revision or an experiment's name")
 
 

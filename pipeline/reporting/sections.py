@@ -91,10 +91,11 @@ def plot(reports: str) -> str:
 def metrics(results: Results) -> str:
     """Held-out scores, what the same text costs otherwise, and how training ended."""
     train, baselines = results.metrics["train"], results.metrics["baselines"]
+    last = f"mean loss of the last {min(100, train['steps'])} steps"
     training = [
         ("final loss", f"{train['final_loss']:.4f}"),
         ("best loss", f"{train['best_loss']:.4f} at step {count(train['best_loss_step'])}"),
-        ("mean loss of the last 100 steps", f"{train['mean_loss_last_100']:.4f}"),
+        (last, f"{train['mean_loss_last_100']:.4f}"),
         ("best val loss", f"{train['best_val_loss']:.4f} at step {count(train['best_step'])}"),
         *_before_training(train),
         ("steps", count(train["steps"])),

@@ -56,7 +56,7 @@ def as_page(record: Record, figures: Sequence[str]) -> str:
         f"All with {shared}." if shared else "",
         f"What is not named here is as params.yaml of commit {code(record['baseline'][:10])} has "
         f"it. Each run's commit, its DVC experiment's, is in `{name}.csv`. Time is "
-        "empty where DVC had the results in its run-cache.",
+        "empty where DVC had the results already.",
         f"## Over seeds\n\n{groups_table(record)}" if has_seeds(record) else "",
         verdict(record),
         *(f"![{CAPTIONS[figure]}]({name}/{figure}.png)" for figure in figures),

@@ -158,6 +158,10 @@ def _plan(
         dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
     ]
     own = [{**run, **combination} for run in runs for combination in combinations]
+    for place, settings in enumerate(own):
+        if settings in own[:place]:
+            words = ", ".join(f"{key}={value}" for key, value in settings.items())
+            raise SweepError(f"{source}: {words or 'a run'}: found twice; allowed: every run once")
     # the numbers of a run depend on its threads, so each run's record says how many
     shared = {"train.threads": threads, **base}
     names = _names(name, own)
@@ -169,9 +173,6 @@ def _plan(
         # what only other runs set is said of this one too: it is a column of the table
         whole |= {key: value_at(values, key) for key in varied}
         members.append(Member(member, whole))
-    repeated = [n for n, times in Counter(names).items() if times > 1]
-    if repeated:
-        raise SweepError(f"{source}: {repeated[0]}: found twice; allowed: every run once")
     return Plan(name, description, varied, members, threads)
 
 

@@ -160,11 +160,17 @@ def remove(names: Iterable[str]) -> None:
         dvc("queue", "remove", *ordered)
 
 
-def forget(names: Iterable[str], baseline: str) -> None:
-    """Remove finished experiments of one commit, so that their names are free there."""
+def set_aside(names: Iterable[str], baseline: str) -> dict[str, str]:
+    """Give finished experiments of one commit another name each, so that theirs is free there."""
     folder = f"refs/exps/{baseline[:2]}/{baseline[2:]}"  # a name alone could mean another commit's
-    if ordered := sorted(names):
-        dvc("exp", "remove", *(f"{folder}/{name}" for name in ordered))
+    renamed = {}
+    for name in sorted(names):
+        commit = git("rev-parse", f"{folder}/{name}").decode().strip()
+        renamed[name] = f"{name}-{commit[:7]}"
+        git("update-ref", f"{folder}/{renamed[name]}", commit)
+    if renamed:
+        dvc("exp", "remove", *(f"{folder}/{name}" for name in renamed))
+    return renamed
 
 
 def start(workers: int) -> None:
@@ -180,18 +186,23 @@ def run_here(settings: Mapping[str, Any]) -> None:
 
 
 def untracked(paths: Iterable[str]) -> list[str]:
-    """Those of these relative paths that hold files which git does not track.
+    """The files and folders at these relative paths that git does not have, and a checkout lacks.
 
-    Raises SweepError for one that leaves the project: a copy of the project would not have it.
+    Each can be copied into a checkout by itself: a folder is not there yet, a file's folder is.
+    Raises SweepError for a path that leaves the project: a copy of it would not have that.
     """
-    inside = sorted({path for path in paths if not Path(path).is_absolute()})
-    for path in inside:
+    found: set[Path] = set()
+    for path in sorted({path for path in paths if not Path(path).is_absolute()}):
         if os.path.normpath(path).startswith(".."):
             raise SweepError(
                 f"corpus.path: found {path}, outside of the project; "
                 "allowed: a path inside it, or an absolute one"
             )
-    return [path for path in inside if git("ls-files", "--others", "--", path)]
+        names = git("ls-files", "--others", "--directory", "-z", "--", path).decode().split("\0")
+        for name in filter(None, names):
+            alone = not name.endswith("/") and not git("ls-files", "--", str(Path(name).parent))
+            found.add(Path(name).parent if alone else Path(name))
+    return sorted(str(path) for path in found if found.isdisjoint(path.parents))
 
 
 def dvc(*arguments: str) -> None:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from pipeline.errors import ReportError
 from pipeline.reporting.lineage import Revision, WorkingTree, git, read_lock
 from pipeline.reporting.results import METRICS
 from pipeline.reporting.sweep_plots import draw_sweep
@@ -20,11 +21,24 @@ from pipeline.sweeps.plan import load_plan
 
 
 def record_of(name: str) -> Record:
-    """A sweep's record from DVC's experiments, or the one on disk where they are not here."""
+    """A sweep's record from DVC's experiments, or the one on disk where they are not here.
+
+    Raises ReportError where that one is of another commit than the runs, of which none is done.
+    """
     record = _taken(name)
-    if record is None or (not finished(record) and name in recorded()):
+    if record is None:
         return read_record(name)
-    return record
+    if finished(record) or name not in recorded():
+        return record
+    kept = read_record(name)
+    if kept["baseline"] != record["baseline"]:
+        errors = [f" ({run['name']}: {run['error']})" for run in record["runs"] if "error" in run]
+        then, now = kept["baseline"][:10], record["baseline"][:10]
+        raise ReportError(
+            f"sweep {name}: no run from commit {now} is done{''.join(errors[:1])}; "
+            f"{RECORDS}/{name}.json, of commit {then}, stays as it is"
+        )
+    return kept
 
 
 def _taken(name: str) -> Record | None:
