@@ -53,11 +53,11 @@ def _counts(meta: dict[str, Any]) -> Table:
     if corpus["empty_documents"]:
         title += f"; {corpus['empty_documents']} empty documents left out"
     table = Table("split", title=title)
-    for heading in ("documents", "bytes", "tokens", "tokens/byte"):
+    for heading in ("documents ended", "bytes", "tokens", "bytes/token"):
         table.add_column(heading, justify="right")
     for split, counts in meta["splits"].items():
         numbers = (f"{counts[key]:,}" for key in ("documents", "bytes", "tokens"))
-        table.add_row(split, *numbers, f"{counts['tokens'] / max(counts['bytes'], 1):.4f}")
+        table.add_row(split, *numbers, f"{counts['bytes'] / max(counts['tokens'], 1):.3f}")
     return table
 
 

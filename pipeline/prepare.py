@@ -277,7 +277,7 @@ def _print_summary(console: Console, meta: dict[str, Any], settings: PreparePara
         title=f"{corpus['name']}, {tokenizer['kind']}, {tokenizer['vocab_size']:,} tokens"
     )
     table.add_column("split")
-    for heading in ("documents", "bytes", "tokens", "bytes/token"):
+    for heading in ("documents ended", "bytes", "tokens", "bytes/token"):
         table.add_column(heading, justify="right")
     for split, counts in meta["splits"].items():
         rate = f"{counts['bytes'] / counts['tokens']:.3f}" if counts["tokens"] else "-"

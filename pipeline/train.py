@@ -179,6 +179,12 @@ def _train(params: Params) -> None:
     show = _Show(params.train.max_steps, quiet=not ranks.first)
     several = f", {ranks.size} processes ({params.train.parallel})" if ranks.size > 1 else ""
     show.line(f"{runtime.describe()}{several}")
+    if params.train.warmup_steps > params.train.max_steps:
+        reached = params.train.max_steps / params.train.warmup_steps
+        show.line(
+            f"note: train.warmup_steps ({params.train.warmup_steps}) is more than train.max_steps "
+            f"({params.train.max_steps}): the rate ends at {reached:.0%} of train.lr"
+        )
     show.line(
         f"{model.count_parameters():,} parameters, {model.flops_per_token():,} FLOPs per token, "
         f"{tokens_per_step:,} tokens per step, {len(train_tokens):,} train tokens"

@@ -127,6 +127,7 @@ def test_any_model_that_can_be_read_will_do(model: GPT, shown: pytest.CaptureFix
             ("--repetition-penalty", "nan"),
             "--repetition-penalty: found nan; allowed: a number above 0",
         ),
+        (("--output", "data"), "--output: found data, a folder; allowed: a file"),
         (("--checkpoint", "none.pt"), "none.pt: not found; allowed: gpt2, gpt2-medium"),
         (
             ("--greedy", "--temperature", "1"),

@@ -68,7 +68,7 @@ def test_it_shows_counts_lengths_frequent_tokens_duplicates_and_text(
     capsys.readouterr()
     inspect(windows=1, length=30, seed=5)
     shown = capsys.readouterr().out
-    for part in ("tokens/byte", "Documents by length", "128 to 255", "' '", "What stands in two"):
+    for part in ("bytes/token", "Documents by length", "128 to 255", "' '", "What stands in two"):
         assert part in shown
     assert "100.00%" in shown
     inspect(windows=1, length=30, seed=5)

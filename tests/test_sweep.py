@@ -17,12 +17,16 @@ from typing import Any
 
 import psutil
 import pytest
+from test_sweep_table import LR
 from tiny_project import commit, environment, run, set_params, words
 
 from pipeline.__main__ import main
-from pipeline.errors import SweepError
+from pipeline.errors import ReportError, SweepError
+from pipeline.reporting.experiments import Experiment
 from pipeline.reporting.lineage import parse_yaml
 from pipeline.sweeps import queue
+from pipeline.sweeps.plan import Member, Plan
+from pipeline.sweeps.records import record_of
 
 SWEEP = (sys.executable, "-m", "pipeline", "sweep")
 # 1e30 is a number that passes every check and makes the loss not finite
@@ -403,6 +407,43 @@ def rev(name: str, head: str, project: Path) -> str:
     return run(
         project, "git", "rev-parse", f"refs/exps/{head[:2]}/{head[2:]}/{name}"
     ).stdout.strip()
+
+
+def test_a_record_of_another_commit_is_not_shown_for_runs_of_which_none_is_done(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    head = run(finished, "git", "rev-parse", "HEAD").stdout.strip()
+    (finished / "reports/sweeps/lr.json").write_text(json.dumps(LR))
+    settings = {"train.threads": 1, "train.lr": 1e-3}
+    Plan("lr", "", ["train.lr"], [Member("lr-0", settings)], 1, baseline=head).save()
+    with pytest.raises(ReportError) as caught:
+        record_of("lr")
+    assert str(caught.value) == (
+        f"sweep lr: no run from commit {head[:10]} is done; "
+        "reports/sweeps/lr.json, of commit bbbbbbbbbb, stays as it is"
+    )
+    Plan("lr", "", ["train.lr"], [Member("lr-0", settings)], 1, baseline="b" * 40).save()
+    with pytest.raises(ReportError, match="dvc exp show"):  # no such commit here
+        record_of("lr")
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("Running stage 'train':\n> python -m pipeline train", 30.0),
+        ("Stage 'train' is cached - skipping run, checking out outputs", None),
+        ("Stage 'train' didn't change, skipping", None),
+    ],
+)
+def test_a_run_that_computed_nothing_has_no_time(
+    said: str, seconds: float | None, tmp_path: Path
+) -> None:
+    log = tmp_path / "run.out"
+    log.write_text(said)
+    log.with_suffix(".json").write_text("{}")
+    os.utime(log.with_suffix(".json"), (1030.0, 1030.0))
+    assert Experiment("one", "done", "c", {}, None, log).seconds_since(1000.0) == seconds
 
 
 def test_a_record_that_is_no_json_is_one_line(finished: Path) -> None:

@@ -170,7 +170,7 @@ def _splits(splits: dict[str, dict[str, Any]]) -> str:
         )
         for name, split in splits.items()
     ]
-    return table(("split", "documents", "tokens", "bytes", "bytes a token"), rows)
+    return table(("split", "documents ended", "tokens", "bytes", "bytes a token"), rows)
 
 
 def _frequent(results: Results) -> str:
