@@ -240,11 +240,9 @@ def test_with_every_state_damaged_the_run_starts_afresh_and_says_so(interrupted:
 
 @pytest.mark.parametrize("lengths", [256, pytest.param(4096, marks=pytest.mark.slow)])
 def test_a_state_cut_at_every_length_is_never_used(interrupted: Path, lengths: int) -> None:
-    sys.path.insert(0, str(interrupted))
-    from pipeline.training.resume import ResumeState
-
     _, newest = states(interrupted)
-    data = newest.read_bytes()
+    data, record = newest.read_bytes(), newest.with_suffix(".json")
+    says = record.read_bytes()
     key = newest.parent.name
     previous = Path.cwd()
     os.chdir(interrupted)
@@ -255,6 +253,7 @@ def test_a_state_cut_at_every_length_is_never_used(interrupted: Path, lengths: i
         assert damaged == []
         for length in range(0, len(data), max(1, len(data) // lengths)):
             newest.write_bytes(data[:length])
+            record.write_bytes(says)  # which goes with the state that it says
             state, damaged = resume.load(interrupted / "out")
             assert state is not None
             assert state["step"] == whole["step"] - 1, length
