@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from pipeline.console import uncut_console
 from pipeline.errors import ParamsError
 from pipeline.params import SIZES, ModelParams, PrepareParams, load_params
 from pipeline.training.division import divide, share_of
@@ -112,10 +112,7 @@ def plan(
                     f"{per_step / seconds:,.0f}",
                     f"{steps * seconds / 3600:,.2f}",
                 )
-    console = Console()
-    if not console.is_terminal:  # nothing limits its width
-        console.width = 200
-    console.print(table)
+    uncut_console().print(table)
 
 
 def _own_vocab(prepare: PrepareParams) -> int:

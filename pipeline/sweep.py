@@ -21,7 +21,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
-WIDE = 200  # columns of a table that no terminal limits
 
 
 @app.command()
@@ -272,9 +271,9 @@ def _print_table(record: "Record") -> None:
     """The table in the terminal, the best first."""
     import csv
 
-    from rich.console import Console
     from rich.table import Table
 
+    from pipeline.console import uncut_console
     from pipeline.reporting.sweep_table import as_csv, short_names, verdict
 
     rows = list(csv.DictReader(as_csv(record).splitlines()))
@@ -293,9 +292,7 @@ def _print_table(record: "Record") -> None:
         if row["state"] != "done":
             cells[-1] = row["state"]
         drawn.add_row(*cells, style="bold" if row["best"] else None)
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDE
+    console = uncut_console()
     console.print(drawn)
     for row in rows:
         if row["error"]:

@@ -33,10 +33,9 @@ def trace(
     if as_json:
         print(json.dumps(root.to_dict(), indent=2, ensure_ascii=False))
     else:
-        from rich.console import Console
+        from pipeline.console import uncut_console
 
-        width = None if sys.stdout.isatty() else 10_000  # in a file or a pipe no line is cut
-        Console(width=width).print(_drawn(root))
+        uncut_console().print(_drawn(root))
     if problems:
         print(f"error: {len(problems)} wrong: {problems[0]}", file=sys.stderr)
         raise typer.Exit(1)

@@ -138,7 +138,6 @@ def test_a_step_that_does_not_divide_is_one_line_with_the_numbers_that_do(projec
     )
 
 
-@pytest.mark.slow
 def test_the_line_of_an_error_is_taken_whole() -> None:
     line = "train.init_from: m.pt: n_layer: its settings say 'error: x', its tensors have 1"
     assert error_line(f"a warning\nerror: {line}\n") == line
@@ -146,6 +145,7 @@ def test_the_line_of_an_error_is_taken_whole() -> None:
     assert error_line("") is None
 
 
+@pytest.mark.slow
 def test_an_error_in_every_worker_is_one_line(project: Path) -> None:
     set_params(project, train__nproc=2, model__block_size=4096)
     refused = train(project)

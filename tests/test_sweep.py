@@ -394,19 +394,13 @@ def test_what_is_run_again_leaves_the_experiments_of_other_commits(
     monkeypatch.chdir(finished)
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
-    before = rev("same", head, finished)
+    before = run(finished, "git", "rev-parse", f"refs/exps/{head[:2]}/{head[2:]}/same").stdout[:40]
     renamed = queue.set_aside(["same"], head)
     assert renamed == {"same": f"same-{before[:7]}"}
     listed = run(finished, "git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout
     (left,) = [line for line in listed.splitlines() if line.endswith("/same")]
     assert head[2:] not in left
-    assert rev(renamed["same"], head, finished) == before
-
-
-def rev(name: str, head: str, project: Path) -> str:
-    return run(
-        project, "git", "rev-parse", f"refs/exps/{head[:2]}/{head[2:]}/{name}"
-    ).stdout.strip()
+    assert references(finished, renamed["same"]) == {renamed["same"]: before}
 
 
 def test_a_record_of_another_commit_is_not_shown_for_runs_of_which_none_is_done(

@@ -198,10 +198,12 @@ def untracked(paths: Iterable[str]) -> list[str]:
                 f"corpus.path: found {path}, outside of the project; "
                 "allowed: a path inside it, or an absolute one"
             )
+        folder = Path(path).parent
+        if Path(path).is_file() and not git("ls-files", "--", str(folder)):
+            found.add(folder)
+            continue
         names = git("ls-files", "--others", "--directory", "-z", "--", path).decode().split("\0")
-        for name in filter(None, names):
-            alone = not name.endswith("/") and not git("ls-files", "--", str(Path(name).parent))
-            found.add(Path(name).parent if alone else Path(name))
+        found |= {Path(name) for name in names if name}
     return sorted(str(path) for path in found if found.isdisjoint(path.parents))
 
 
