@@ -24,11 +24,11 @@ from rich.console import Console
 from pipeline.benchmarking.workloads import QUALITY, SPEED, Quality, Speed, merged
 from pipeline.errors import BenchmarkError, ReportError
 from pipeline.params import load_params
+from pipeline.paths import BENCHMARKS, README
 from pipeline.processes import available_cores, environment
 from pipeline.reporting.benchmark import PEER
 from pipeline.storage import read_json, write_json
 
-RECORDS = Path("reports/benchmarks")
 ON = {"cpu": ("char", "10m", "124m"), "cuda": ("124m-1024",)}
 WORKLOADS = ", ".join([*SPEED, *QUALITY])
 FP32 = {"cpu": ("10m", "124m"), "cuda": ()}  # measured in full fp32 too
@@ -83,7 +83,7 @@ def bench(
     console = Console()
     threads = threads or available_cores()
     record = _machine(device, threads)
-    path = RECORDS / f"{'-'.join(filter(None, (device, name)))}.json"
+    path = BENCHMARKS / f"{'-'.join(filter(None, (device, name)))}.json"
     if write and (lost := _lost(path, chosen, peer is not None)):
         write = False
         console.print(f"not to be written: {path} holds {lost} too; --name NAME writes beside it")
@@ -119,10 +119,9 @@ def _lost(path: Path, chosen: list[str], with_peer: bool) -> str:
 def _show_records(check: bool) -> None:
     """Write the records' pages and the README's section from them, or compare."""
     from pipeline.reporting.benchmark import benchmark_page, benchmark_section
-    from pipeline.reporting.readme import README
     from pipeline.reporting.written import differing_files, differing_sections, write_results
 
-    paths = [path for device in ON for path in sorted(RECORDS.glob(f"{device}*.json"))]
+    paths = [path for device in ON for path in sorted(BENCHMARKS.glob(f"{device}*.json"))]
     records = [_read(path) for path in paths]
     pages = {
         path.with_suffix(".md"): benchmark_page(record).encode()
@@ -135,8 +134,8 @@ def _show_records(check: bool) -> None:
     wrong = differing_files(pages, []) + differing_sections(section, required=bool(records))
     if wrong:
         names, remedy = ", ".join(wrong), "run `python -m pipeline bench --draw`"
-        raise ReportError(f"{names}: not what {RECORDS}/ says; {remedy}")
-    print(f"{README} and {RECORDS}/ are what the benchmarks' records say")
+        raise ReportError(f"{names}: not what {BENCHMARKS}/ says; {remedy}")
+    print(f"{README} and {BENCHMARKS}/ are what the benchmarks' records say")
 
 
 def _machine(device: str, threads: int) -> dict[str, Any]:

@@ -16,13 +16,13 @@ import typer
 
 from pipeline.errors import UserError
 from pipeline.params import load_params
+from pipeline.paths import BEST
 
 if TYPE_CHECKING:
     import gradio
 
     from pipeline.model.pretrained import Pretrained
 
-BEST = "data/checkpoints/best.pt"
 MOST_CHARACTERS = 4_000  # of a prompt
 MOST_NEW_TOKENS = 500
 MOST_WAITING = 16
@@ -32,7 +32,7 @@ PROMPT = "ROMEO:\n"
 def demo(
     checkpoint: Annotated[
         str, typer.Option(help="The model: gpt2, gpt2-xl, ..., a file or a folder.")
-    ] = BEST,
+    ] = str(BEST),
     host: Annotated[
         str, typer.Option(help="0.0.0.0 lets other machines in: anybody who reaches it.")
     ] = "127.0.0.1",
@@ -45,16 +45,15 @@ def demo(
     Example: python -m pipeline demo --port 8000
     """
     params = load_params()
-    from pipeline.training import runtime as runtimes
+    from pipeline.training import runtime
 
-    runtimes.prepare_process(params.train)
+    runtime.prepare_process(params.train)
     gradio_version()
     _check_free(host, port)
     from pipeline.model.pretrained import load_pretrained
 
     pretrained = load_pretrained(checkpoint)
-    runtime = runtimes.choose(params.train, pretrained.model.config.block_size)
-    pretrained.model.to(runtime.device).set_attention(runtime.attention)
+    runtime.place(pretrained.model, params.train)
     print(f"the page is at http://{host}:{port}, until Ctrl-C", flush=True)
     build_page(pretrained, params.sample.prompt).launch(
         server_name=host, server_port=port, **launch_settings()

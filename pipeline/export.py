@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.errors import UserError
+from pipeline.paths import BEST
 from pipeline.storage import sha256_file, write_json, write_text
 
 if TYPE_CHECKING:
     from pipeline.model.pretrained import Pretrained
 
-BEST = "data/checkpoints/best.pt"
 PACKAGE = Path(__file__).parent
 
 
@@ -33,7 +33,7 @@ def export(
     ] = Form.hf,
     checkpoint: Annotated[
         str, typer.Option(help="The model: gpt2, gpt2-xl, ..., a file or a folder.")
-    ] = BEST,
+    ] = str(BEST),
 ) -> None:
     """Write a model for use elsewhere.
 

@@ -22,9 +22,8 @@ from pipeline.corpus.sources import SOURCES, fetch_named, own_files
 from pipeline.corpus.token_lists import read_token_lists
 from pipeline.errors import CorpusError
 from pipeline.params import CorpusParams, load_params
-from pipeline.storage import scratch, sha256_file, sha256_json, write_json
-
-RAW = Path("data/raw")
+from pipeline.paths import RAW
+from pipeline.storage import put_in_place, scratch, sha256_file, sha256_json, write_json
 
 
 def fetch() -> None:
@@ -51,10 +50,7 @@ def fetch() -> None:
                 raise
             raise CorpusError(str(error).replace(str(path), params.path)) from None
         write_json(new / "manifest.json", manifest)
-        if RAW.exists():
-            shutil.rmtree(RAW)
-        RAW.parent.mkdir(exist_ok=True)
-        shutil.move(new, RAW)
+        put_in_place(new, RAW)
     total = sum(entry["bytes"] for entry in manifest["files"])
     console.print(
         f"{manifest['name']}: {len(manifest['files'])} files, {total:,} bytes in {RAW}, "

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from pipeline.errors import UserError
 from pipeline.params import SampleParams, load_params, with_options
+from pipeline.paths import BEST
 from pipeline.storage import write_text
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from pipeline.evaluation.text import Piece
 
     Writer = Callable[[str, Sequence[Draw]], Iterator[Piece]]
-
-BEST = "data/checkpoints/best.pt"
 
 
 def generate(
@@ -60,7 +59,7 @@ def generate(
     output: Annotated[Path | None, typer.Option(help="Write the text here as well.")] = None,
     checkpoint: Annotated[
         str, typer.Option(help="The model: gpt2, gpt2-xl, ..., a file or a folder.")
-    ] = BEST,
+    ] = str(BEST),
 ) -> None:
     """Draw text from a model; what is not given comes from `sample` in params.yaml.
 
@@ -94,17 +93,16 @@ def generate(
     given = {name: value for name, value in asked.items() if value is not None}
     sample = with_options(params.sample, given)
 
-    from pipeline.training import runtime as runtimes
+    from pipeline.training import runtime
 
-    runtimes.prepare_process(params.train)
+    runtime.prepare_process(params.train)
     from pipeline.evaluation.sampling import Draw, as_set, prompt_ids
     from pipeline.evaluation.text import stream_text
     from pipeline.model.pretrained import load_pretrained
 
     pretrained = load_pretrained(checkpoint)
     model, tokenizer = pretrained.model, pretrained.load_tokenizer()
-    runtime = runtimes.choose(params.train, model.config.block_size)
-    model.to(runtime.device).set_attention(runtime.attention)
+    runtime.place(model, params.train)
     stops = [text.replace("\\n", "\n") for text in stop or ()]
     errors = Console(stderr=True)
 

@@ -1,6 +1,5 @@
 """Command inspect: what data/tokens holds, for a person to look at before training."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,10 +13,9 @@ from pipeline.corpus.splits import SPLITS
 from pipeline.corpus.token_file import load_split, read_meta
 from pipeline.corpus.token_stream import TokenStream
 from pipeline.errors import TokenFileError
+from pipeline.paths import STATISTICS, TOKENIZER, TOKENS
 from pipeline.randomness import seed_for
 from pipeline.storage import read_json
-
-TOKENS = Path("data/tokens")
 
 
 def inspect(
@@ -30,8 +28,8 @@ def inspect(
     Example: python -m pipeline inspect --windows 3
     """
     meta = read_meta(TOKENS)
-    tokenizer = tokenizers.load(TOKENS / "tokenizer.json")
-    statistics = read_json(TOKENS / "statistics.json", TokenFileError, "run prepare")
+    tokenizer = tokenizers.load(TOKENIZER)
+    statistics = read_json(STATISTICS, TokenFileError, "run prepare")
     splits = {split: load_split(TOKENS, split).tokens for split in SPLITS}
     console = Console(highlight=False)
     console.print(_counts(meta))

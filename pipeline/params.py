@@ -290,6 +290,10 @@ class Params(Section):
     sample: SampleParams
     report: ReportParams
 
+    def with_train(self, **changes: Any) -> Self:
+        """These settings with what `auto` has come to in train's place; unchecked."""
+        return self.model_copy(update={"train": self.train.model_copy(update=changes)})
+
     @model_validator(mode="after")
     def _frozen_layers_are_there(self) -> Self:
         if self.train.freeze_layers > self.model.n_layer:

@@ -1,7 +1,6 @@
 """plan: what a training takes, for each size of GPT-2 and for params.yaml's own model."""
 
 import math
-from pathlib import Path
 from typing import Literal
 
 import typer
@@ -10,10 +9,10 @@ from rich.table import Table
 from pipeline.console import uncut_console
 from pipeline.errors import ParamsError
 from pipeline.params import SIZES, ModelParams, PrepareParams, load_params
+from pipeline.paths import TOKENS
 from pipeline.training.division import divide, share_of
 from pipeline.training.memory import Setting, count_parameters, peak_memory, step_seconds
 
-TOKENS = Path("data/tokens")
 GPT2_VOCAB, GPT2_CONTEXT = 50257, 1024
 VOCABULARIES = {  # of the tokenizers that need no text, and of char about
     "gpt2": GPT2_VOCAB,

@@ -14,7 +14,6 @@ tell apart. A split's `documents` are those that end in it; its `bytes` are thos
 <|endoftext|> has none: the denominator of bits per byte.
 """
 
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -62,10 +61,8 @@ from pipeline.corpus.tokenizers import (
 )
 from pipeline.errors import CorpusError
 from pipeline.params import Params, PrepareParams, load_params
-from pipeline.storage import scratch, write_json
-
-RAW = Path("data/raw")
-TOKENS = Path("data/tokens")
+from pipeline.paths import RAW, TOKENS
+from pipeline.storage import put_in_place, scratch, write_json
 
 
 def prepare() -> None:
@@ -89,9 +86,7 @@ def prepare() -> None:
         write = _write_token_lists if corpus.holds_token_lists else _write_text
         meta = write(new, corpus, params, progress, console)
         write_json(new / "meta.json", meta)
-        if TOKENS.exists():
-            shutil.rmtree(TOKENS)
-        shutil.move(new, TOKENS)
+        put_in_place(new, TOKENS)
     _print_summary(console, meta, params.prepare)
 
 

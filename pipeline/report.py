@@ -10,9 +10,7 @@ import typer
 
 from pipeline.errors import ReportError
 from pipeline.params import Params, load_params
-
-REPORTS = Path("reports")
-FIGURES = REPORTS / "figures"
+from pipeline.paths import FIGURES, PROVENANCE, README, REPORT_PAGE, REPORTS, RESULTS_PAGE, SAMPLES
 
 
 def report(
@@ -22,7 +20,6 @@ def report(
 
     Example: `python -m pipeline report --check`
     """
-    from pipeline.reporting.readme import README
     from pipeline.reporting.results import changed_start
     from pipeline.reporting.stages import stale_inputs
     from pipeline.reporting.written import differing_files, differing_sections, write_results
@@ -67,11 +64,11 @@ def _rendered(params: Params) -> tuple[dict[Path, bytes], dict[str, str]]:
     figures = draw_figures(results, params.report.smoothing, params.report.dpi)
     sections = readme_sections(results, origin, reports="")
     texts = {
-        "results.md": results_page(sections, settings),
-        "report.html": report_page(results, stages, settings, sections, figures),
-        "samples.txt": format_samples([*results.run["samples"], *results.generated]),
-        "provenance.json": json.dumps(origin, indent=2, ensure_ascii=False) + "\n",
+        RESULTS_PAGE: results_page(sections, settings),
+        REPORT_PAGE: report_page(results, stages, settings, sections, figures),
+        SAMPLES: format_samples([*results.run["samples"], *results.generated]),
+        PROVENANCE: json.dumps(origin, indent=2, ensure_ascii=False) + "\n",
     }
     files = {FIGURES / name: data for name, data in figures.items()}
-    files |= {REPORTS / name: text.encode() for name, text in texts.items()}
+    files |= {path: text.encode() for path, text in texts.items()}
     return files, readme_sections(results, origin)

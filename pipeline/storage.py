@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.errors import UserError
-
-CACHE = Path(".cache")
+from pipeline.paths import CACHE
 
 
 @contextmanager
@@ -55,6 +54,14 @@ def scratch(kind: str) -> Iterator[Path]:
         shutil.rmtree(left_behind)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix=f"{kind}-") as folder:
         yield Path(folder)
+
+
+def put_in_place(new: Path, target: Path) -> None:
+    """Move a finished folder to where `target` is, in its stead."""
+    if target.exists():
+        shutil.rmtree(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(new, target)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from pipeline.errors import ReportError, SweepError
 from pipeline.params import load_params, read_params
+from pipeline.paths import METRICS, README, SWEEPS
 from pipeline.processes import available_cores, stop_on_signals
 
 if TYPE_CHECKING:
@@ -121,8 +122,7 @@ def table(
 
     Example: `python -m pipeline sweep table width`
     """
-    from pipeline.reporting.readme import README
-    from pipeline.reporting.sweep_record import RECORDS, read_record, recorded
+    from pipeline.reporting.sweep_record import read_record, recorded
     from pipeline.reporting.sweep_table import as_section
     from pipeline.reporting.written import differing_files, differing_sections, write_results
     from pipeline.sweeps.records import contradicted, record_of, rendered
@@ -143,7 +143,7 @@ def table(
     files = {
         path: data for record in records.values() for path, data in rendered(record, dpi).items()
     }
-    leftover = [path for path in RECORDS.glob("*/*.png") if path not in files]
+    leftover = [path for path in SWEEPS.glob("*/*.png") if path not in files]
     section = {"SWEEP": as_section([records[each] for each in sorted(records)])}
     if check:
         wrong = differing_files(files, leftover)
@@ -151,12 +151,12 @@ def table(
         if wrong:
             again = "python -m pipeline sweep table"
             raise ReportError(f"{', '.join(wrong)}: not what the records say; run `{again}`")
-        print(f"{README} and {RECORDS}/ are what the sweeps' records say")
+        print(f"{README} and {SWEEPS}/ are what the sweeps' records say")
         return
     write_results(files, leftover, section)
     for each in [name] if name else records:
         _print_table(records[each])
-    print(f"wrote {RECORDS}/ and the section SWEEP of {README}; report.html is due: `dvc repro`")
+    print(f"wrote {SWEEPS}/ and the section SWEEP of {README}; report.html is due: `dvc repro`")
 
 
 @app.command()
@@ -243,11 +243,12 @@ def _stands(experiment: "Experiment | None", settings: dict[str, Any], retry: bo
 
 def _same_text(experiment: "Experiment") -> bool:
     """Whether what a run read besides code, text and weights to start from, is there unchanged."""
-    from pipeline.reporting.lineage import METRICS, Revision, producer_of, read_lock, upstream
+    from pipeline.reporting.lineage import Revision, producer_of, read_lock, upstream
     from pipeline.reporting.stages import CODE
 
     lock = read_lock(Revision(experiment.commit))
-    deps = [dep for stage in upstream(lock, METRICS) for dep in lock[stage].get("deps", [])]
+    stages = upstream(lock, METRICS.as_posix())
+    deps = [dep for stage in stages for dep in lock[stage].get("deps", [])]
     return all(
         _as_then(dep["path"], dep.get("md5"))
         for dep in deps

@@ -16,12 +16,9 @@ import typer
 
 from pipeline.errors import UserError
 from pipeline.params import load_params
+from pipeline.paths import CHECKPOINTS, METRICS, RAW, RUN, TOKENS
 from pipeline.processes import environment
 
-TOKENS = Path("data/tokens")
-CHECKPOINTS = Path("data/checkpoints")
-METRICS = Path("reports/metrics.json")
-RUN = Path("data/checkpoints/run.json")
 COMPARED = (
     "README.md",
     "dvc.lock",
@@ -129,7 +126,7 @@ def _files_are_whole() -> list[str]:
 
     problems = []
     token_files = sorted([*TOKENS.glob("*.bin"), *TOKENS.glob("*.pt")])
-    checks: list[tuple[Callable[[Path], object], Path]] = [(open_corpus, Path("data/raw"))]
+    checks: list[tuple[Callable[[Path], object], Path]] = [(open_corpus, RAW)]
     checks += [(verify_tokens, path) for path in token_files]
     checks += [(read_checkpoint, path) for path in sorted(CHECKPOINTS.glob("*.pt"))]
     for check, path in checks:
@@ -141,9 +138,13 @@ def _files_are_whole() -> list[str]:
 
 
 def _evaluated_again() -> list[str]:
-    from pipeline.evaluate import compute
+    from pipeline.training import runtime
 
-    again, *_ = compute(load_params())
+    params = load_params()
+    runtime.prepare_process(params.train)
+    from pipeline.evaluation.metrics import compute
+
+    again = compute(params).metrics
     written = json.loads(METRICS.read_text(encoding="utf-8"))
     tolerance = 0.0 if _same_platform() else SAME_WEIGHTS_TOLERANCE
     return [f"{METRICS}: {line}" for line in _differing(written, again, tolerance)]

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.paths import METRICS, PROVENANCE
 from pipeline.reporting.markdown import code, count, table
 
 if TYPE_CHECKING:
@@ -33,10 +34,9 @@ def lineage(sha256: str, beside: Path) -> tuple[str, dict[str, Any] | None]:
 
 
 def _reported(sha256: str) -> dict[str, Any] | None:
-    reports = Path("reports")
     try:
-        provenance = json.loads((reports / "provenance.json").read_text(encoding="utf-8"))
-        metrics = json.loads((reports / "metrics.json").read_text(encoding="utf-8"))
+        provenance = json.loads(PROVENANCE.read_text(encoding="utf-8"))
+        metrics = json.loads(METRICS.read_text(encoding="utf-8"))
         if sha256 not in provenance["checkpoints"].values():
             return None
     except (OSError, ValueError, KeyError, TypeError):

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ReportError
+from pipeline.paths import METRICS
 from pipeline.reporting.lineage import value_at
-from pipeline.reporting.results import METRICS
 
 PARAMS = "params.yaml"
 STATES = ("queued", "failed", "running", "done")  # a later one hides an earlier of the same name

@@ -18,9 +18,18 @@ from ruamel.yaml import YAML
 from pipeline.corpus.remote_files import is_remote
 from pipeline.dvc_cache import DvcCache
 from pipeline.errors import ReportError
+from pipeline.paths import (
+    FIGURES,
+    HISTORY,
+    MANIFEST,
+    META,
+    METRICS,
+    REPORT_PAGE,
+    RESULTS_PAGE,
+    RUN,
+    SAMPLES,
+)
 from pipeline.reporting.stages import CODE
-
-METRICS = "reports/metrics.json"
 
 
 def parse_yaml(text: str) -> Any:
@@ -266,20 +275,19 @@ def stage_node(tree: Tree, lock: dict[str, Any], stage: str, seen: set[str]) -> 
 
 
 def _platform(tree: Tree) -> Node:
-    data = tree.read_output("data/checkpoints/run.json")
+    data = tree.read_output(RUN.as_posix())
     if data is None:
-        return Node("platform", "data/checkpoints/run.json is missing")
+        return Node("platform", f"{RUN} is missing")
     facts = json.loads(data)["runtime"]
     return Node("platform", children=[Node(f"{name}: {value}") for name, value in facts.items()])
 
 
 def _corpus(tree: Tree) -> Node:
-    raw = tree.read_output("data/raw/manifest.json")
-    meta = tree.read_output("data/tokens/meta.json")
+    raw, meta = tree.read_output(MANIFEST.as_posix()), tree.read_output(META.as_posix())
     if raw is None or meta is None:
-        return Node("corpus", "data/raw/manifest.json or data/tokens/meta.json is missing")
+        return Node("corpus", f"{MANIFEST} or {META} is missing")
     manifest, recorded = json.loads(raw), json.loads(meta)["corpus"]["sha256"]
-    problem = "" if manifest["sha256"] == recorded else f"data/tokens/meta.json has {recorded}"
+    problem = "" if manifest["sha256"] == recorded else f"{META} has {recorded}"
     return Node(
         f"corpus {manifest['name']} from {manifest['source']}, {len(manifest['files'])} files, "
         f"sha256 {manifest['sha256']}",
@@ -289,29 +297,25 @@ def _corpus(tree: Tree) -> Node:
 
 def find_value(tree: Tree, name: str) -> tuple[str, str]:
     """(what a name says, the file that holds it) for a metric, figure, table or sample."""
-    data = tree.read(METRICS)
+    metrics = METRICS.as_posix()
+    data = tree.read(metrics)
     try:
         values = value_at(json.loads(data) if data is not None else {}, name)
     except ValueError:
         raise ReportError(f"{METRICS}: not JSON; run `dvc repro`") from None
     if values is not None:
-        return f"{name} = {json.dumps(values)}", METRICS
+        return f"{name} = {json.dumps(values)}", metrics
     outputs = [out["path"] for out in _locked_outputs(tree)]
     wanted = name.removeprefix("reports/").removeprefix("figures/").removesuffix(".png")
-    for path in (
-        "reports/figures",
-        "reports/train.csv",
-        "reports/samples.txt",
-        "reports/results.md",
-        "reports/report.html",
-    ):
+    for result in (FIGURES, HISTORY, SAMPLES, RESULTS_PAGE, REPORT_PAGE):
+        path = result.as_posix()
         if path not in outputs:
             continue
-        if path == "reports/figures":
+        if result == FIGURES:
             file = f"{path}/{wanted}.png"
             if tree.read(file) is not None:
                 return f"figure {file}", path
-        elif wanted in (path.removeprefix("reports/"), PurePosixPath(path).stem):
+        elif wanted in (result.name, result.stem):
             return path, path
     known = sorted(_leaves(json.loads(data))) if data is not None else []
     raise ReportError(

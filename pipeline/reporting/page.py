@@ -16,6 +16,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup, escape
 
 from pipeline.errors import ReportError
+from pipeline.paths import REPORTS, SWEEPS
 from pipeline.reporting.markdown import code, count, table
 from pipeline.reporting.plots import FIGURES, shown_token
 from pipeline.reporting.results import Results
@@ -23,7 +24,6 @@ from pipeline.reporting.stages import Stage
 from pipeline.training.samples import sample_heading, visible
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
-SWEEPS = Path("reports/sweeps")
 HEADINGS = {
     "figures": "Figures",
     "metrics": "Metrics",
@@ -57,7 +57,7 @@ def report_page(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["markdown"] = lambda text: to_html(text, Path("reports"))
+    environment.filters["markdown"] = lambda text: to_html(text, REPORTS)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     model, corpus = results.run["model"], results.meta["corpus"]
     sweeps = _sweeps()

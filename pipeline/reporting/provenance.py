@@ -11,16 +11,16 @@ from typing import Any
 
 from pipeline.errors import ReportError
 from pipeline.params import Params
-from pipeline.reporting.results import (
+from pipeline.paths import (
     CHECKPOINTS,
     GENERATED,
     HISTORY,
     METRICS,
     POSITIONS,
     STRATEGIES,
-    TOKENS,
-    Results,
+    TOKEN_LOSSES,
 )
+from pipeline.reporting.results import Results
 from pipeline.reporting.stages import Stage
 from pipeline.storage import sha256_file, sha256_json
 
@@ -49,7 +49,7 @@ def provenance(results: Results, stages: Sequence[Stage], params: Params) -> dic
         "checkpoints": {path.name: _sha256(path) for path in checkpoints},
         "results": {
             path.as_posix(): _sha256(path)
-            for path in (METRICS, HISTORY, POSITIONS, TOKENS, GENERATED, STRATEGIES)
+            for path in (METRICS, HISTORY, POSITIONS, TOKEN_LOSSES, GENERATED, STRATEGIES)
         },
         "platform": results.run["runtime"],
         "figures": {name: version(name) for name in ("matplotlib", "pandas", "pillow")},

@@ -6,11 +6,10 @@ and stays as it is to the byte: its encoding, its line ends, a missing last newl
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 from pipeline.errors import ReportError
+from pipeline.paths import README
 
-README = Path("README.md")
 MARKER = re.compile(rb"<!--AUTO:(\w+):(START|END)-->")
 
 

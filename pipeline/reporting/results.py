@@ -7,18 +7,18 @@ from typing import Any
 import pandas as pd
 
 from pipeline.errors import ReportError
+from pipeline.paths import (
+    GENERATED,
+    HISTORY,
+    META,
+    METRICS,
+    POSITIONS,
+    RUN,
+    STATISTICS,
+    STRATEGIES,
+    TOKEN_LOSSES,
+)
 from pipeline.storage import read_json, sha256_file
-
-META = Path("data/tokens/meta.json")
-STATISTICS = Path("data/tokens/statistics.json")
-CHECKPOINTS = Path("data/checkpoints")
-RUN = CHECKPOINTS / "run.json"
-METRICS = Path("reports/metrics.json")
-HISTORY = Path("reports/train.csv")
-POSITIONS = Path("data/evaluation/positions.csv")
-TOKENS = Path("data/evaluation/tokens.json")
-GENERATED = Path("data/evaluation/generated.json")
-STRATEGIES = Path("data/evaluation/strategies.json")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def read_results() -> Results:
         metrics=_read_json(METRICS),
         history=_read_csv(HISTORY),
         positions=_read_csv(POSITIONS),
-        tokens=_read_json(TOKENS),
+        tokens=_read_json(TOKEN_LOSSES),
         generated=_read_json(GENERATED, list),
         strategies=_read_json(STRATEGIES, list),
     )

@@ -9,17 +9,15 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from io import StringIO
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from pipeline.errors import ReportError
+from pipeline.paths import HISTORY, SWEEPS
 from pipeline.reporting.experiments import Experiment, experiments
 from pipeline.reporting.lineage import git
-from pipeline.reporting.results import HISTORY
 from pipeline.storage import read_json
 
-RECORDS = Path("reports/sweeps")
 SEED = "train.seed"
 Record = dict[str, Any]
 Run = dict[str, Any]
@@ -102,7 +100,7 @@ def _curve(commit: str) -> list[list[float]]:
 
 def read_record(name: str) -> Record:
     """reports/sweeps/NAME.json; raises ReportError where there is none."""
-    path = RECORDS / f"{name}.json"
+    path = SWEEPS / f"{name}.json"
     if not path.is_file():
         there = ", ".join(recorded()) or "none yet"
         raise ReportError(f"{path}: not found; allowed: a sweep that has run ({there})")
@@ -112,7 +110,7 @@ def read_record(name: str) -> Record:
 
 def recorded() -> list[str]:
     """The names of all sweeps that have a record."""
-    return sorted(path.stem for path in RECORDS.glob("*.json"))
+    return sorted(path.stem for path in SWEEPS.glob("*.json"))
 
 
 def score(run: Run) -> float:

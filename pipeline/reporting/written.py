@@ -3,7 +3,8 @@
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from pipeline.reporting.readme import README, differing, fill
+from pipeline.paths import README
+from pipeline.reporting.readme import differing, fill
 from pipeline.storage import write_bytes
 
 

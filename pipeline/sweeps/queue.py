@@ -21,11 +21,11 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from pipeline.errors import SweepError
+from pipeline.paths import HISTORY
 from pipeline.processes import environment
 from pipeline.reporting.lineage import git
 from pipeline.sweeps.plan import Member
 
-TRAIN_CSV = Path("reports/train.csv")
 SECONDS_TO_STOP = 60.0
 
 
@@ -41,7 +41,7 @@ class Running:
         """The last step in its train.csv, 0 before the first row."""
         if self.folder is None:
             return 0
-        path = self.folder / TRAIN_CSV
+        path = self.folder / HISTORY
         try:
             if path.stat().st_mtime < self.started:  # of the run that it starts from
                 return 0

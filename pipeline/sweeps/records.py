@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 
 from pipeline.errors import ReportError
+from pipeline.paths import METRICS, SWEEPS
 from pipeline.reporting.lineage import Revision, WorkingTree, git, read_lock
-from pipeline.reporting.results import METRICS
 from pipeline.reporting.sweep_plots import draw_sweep
 from pipeline.reporting.sweep_record import (
-    RECORDS,
     Record,
     Run,
     finished,
@@ -36,7 +35,7 @@ def record_of(name: str) -> Record:
         then, now = kept["baseline"][:10], record["baseline"][:10]
         raise ReportError(
             f"sweep {name}: no run from commit {now} is done{''.join(errors[:1])}; "
-            f"{RECORDS}/{name}.json, of commit {then}, stays as it is"
+            f"{SWEEPS}/{name}.json, of commit {then}, stays as it is"
         )
     return kept
 
@@ -55,7 +54,7 @@ def contradicted(record: Record) -> list[str]:
     now = _taken(record["sweep"])
     then = {run["name"]: run for run in record["runs"]}
     return [
-        f"{RECORDS}/{record['sweep']}.json: {run['name']}"
+        f"{SWEEPS}/{record['sweep']}.json: {run['name']}"
         for run in (finished(now) if now else [])
         if any(run[key] != then.get(run["name"], {}).get(key) for key in ("val", "commit", "curve"))
     ]
@@ -88,5 +87,5 @@ def rendered(record: Record, dpi: int) -> dict[Path, bytes]:
         "csv": as_csv(record),
         "md": as_page(record, [name for name in CAPTIONS if f"{name}.png" in figures]),
     }
-    files = {RECORDS / f"{name}.{ending}": text.encode() for ending, text in texts.items()}
-    return {**files, **{RECORDS / name / figure: data for figure, data in figures.items()}}
+    files = {SWEEPS / f"{name}.{ending}": text.encode() for ending, text in texts.items()}
+    return {**files, **{SWEEPS / name / figure: data for figure, data in figures.items()}}

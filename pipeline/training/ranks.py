@@ -7,11 +7,13 @@ on the CPU, so that a GPU is not waited for.
 
 import ctypes
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.errors import DeviceError
+from pipeline.processes import call_at_end_of_parent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +25,15 @@ T = TypeVar("T")
 def under_torchrun() -> bool:
     """Whether torchrun, or a scheduler that speaks as it does, has started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def call_at_end_of_starter(call: Callable[[], object]) -> None:
+    """Call when dvc or torchrun is killed, which alone leaves this process training beside the
+    next one."""
+    if under_torchrun():
+        call_at_end_of_parent("RANK", "", call)
+    elif "DVC_STAGE" in os.environ:
+        call_at_end_of_parent("DVC_STAGE", "dvc", call)
 
 
 @dataclass(frozen=True)

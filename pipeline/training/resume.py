@@ -20,6 +20,7 @@ import filelock
 
 from pipeline.errors import CheckpointError, TrainingError
 from pipeline.model.tensor_file import read_tensors, save_tensors
+from pipeline.paths import CACHE
 from pipeline.storage import sha256_file, write_json
 
 KEPT_STATES = 2
@@ -27,7 +28,7 @@ KEPT_STATES = 2
 
 def state_root() -> Path:
     """.cache/train of the main repository, also in a temporary copy that DVC runs in."""
-    return Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "train"
+    return Path(os.environ.get("DVC_ROOT", ".")) / CACHE / "train"
 
 
 class ResumeState:

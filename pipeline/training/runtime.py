@@ -26,6 +26,8 @@ from pipeline.processes import available_cores
 if TYPE_CHECKING:
     import torch
 
+    from pipeline.model.gpt import GPT
+
 # what a user's shell could set to change the bytes of a result
 _NUMERIC_VARIABLES = (
     "ATEN_CPU_CAPABILITY",
@@ -273,3 +275,9 @@ def choose(params: TrainParams, block_size: int, flops: float = 0.0) -> Runtime:
         # in bf16 where AMX or Arm has it
         torch.set_float32_matmul_precision("medium")
     return Runtime(device, precision, attention, compiled, threads, params.numerics)
+
+
+def place(model: "GPT", params: TrainParams) -> None:
+    """Bring a model that is to be used, not trained, to where this machine computes best."""
+    runtime = choose(params, model.config.block_size)
+    model.to(runtime.device).set_attention(runtime.attention)

@@ -1,0 +1,36 @@
+"""Where the stages read and write, from the project's top folder; dvc.yaml lists the same."""
+
+from pathlib import Path
+
+CACHE = Path(".cache")  # unfinished work, and the log with times: in neither git nor DVC
+
+RAW = Path("data/raw")
+MANIFEST = RAW / "manifest.json"
+
+TOKENS = Path("data/tokens")
+META = TOKENS / "meta.json"
+TOKENIZER = TOKENS / "tokenizer.json"
+STATISTICS = TOKENS / "statistics.json"
+
+CHECKPOINTS = Path("data/checkpoints")
+BEST = CHECKPOINTS / "best.pt"
+LAST = CHECKPOINTS / "last.pt"
+RUN = CHECKPOINTS / "run.json"
+
+EVALUATION = Path("data/evaluation")
+POSITIONS = EVALUATION / "positions.csv"
+TOKEN_LOSSES = EVALUATION / "tokens.json"
+GENERATED = EVALUATION / "generated.json"
+STRATEGIES = EVALUATION / "strategies.json"
+
+REPORTS = Path("reports")
+HISTORY = REPORTS / "train.csv"
+SAMPLES = REPORTS / "samples.txt"
+METRICS = REPORTS / "metrics.json"
+PROVENANCE = REPORTS / "provenance.json"
+RESULTS_PAGE = REPORTS / "results.md"
+REPORT_PAGE = REPORTS / "report.html"
+FIGURES = REPORTS / "figures"
+SWEEPS = REPORTS / "sweeps"
+BENCHMARKS = REPORTS / "benchmarks"
+README = Path("README.md")
