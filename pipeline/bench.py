@@ -142,7 +142,7 @@ def _machine(device: str, threads: int) -> dict[str, Any]:
     """What a measurement depends on, and the command."""
     from importlib.metadata import version
 
-    from pipeline.reporting.lineage import git
+    from pipeline.reporting.revisions import git
 
     head = git("rev-parse", "HEAD", check=False).decode().strip()
     uncommitted = git("status", "--porcelain", check=False)

@@ -188,7 +188,7 @@ def promote(name: Annotated[str, typer.Argument(help="The sweep.")]) -> None:
 
 def _planned(name: str | None, settings: list[str], workers: int) -> tuple["Plan", int]:
     """The sweep that was asked for, and how many workers the cores have threads for."""
-    from pipeline.reporting.lineage import git
+    from pipeline.reporting.revisions import git
     from pipeline.sweeps.plan import FILES, load_plan, plan_from_file, plan_from_flags
 
     if name is None and not settings:
@@ -220,7 +220,7 @@ def _planned(name: str | None, settings: list[str], workers: int) -> tuple["Plan
 
 def _refuse_uncommitted() -> None:
     """All runs of a sweep start from one commit: its code and settings are theirs."""
-    from pipeline.reporting.lineage import git
+    from pipeline.reporting.revisions import git
     from pipeline.reporting.stages import DVC_FILE, read_stages
 
     paths = {"params.yaml", str(DVC_FILE), *(path for s in read_stages() for path in s.code)}
@@ -243,7 +243,7 @@ def _stands(experiment: "Experiment | None", settings: dict[str, Any], retry: bo
 
 def _same_text(experiment: "Experiment") -> bool:
     """Whether what a run read besides code, text and weights to start from, is there unchanged."""
-    from pipeline.reporting.lineage import Revision, producer_of, read_lock, upstream
+    from pipeline.reporting.revisions import Revision, producer_of, read_lock, upstream
     from pipeline.reporting.stages import CODE
 
     lock = read_lock(Revision(experiment.commit))
@@ -259,7 +259,8 @@ def _same_text(experiment: "Experiment") -> bool:
 @cache
 def _as_then(path: str, md5: str | None) -> bool:
     """Whether a file or folder is as a run read it; hashed once for all runs."""
-    from pipeline.reporting.lineage import WorkingTree, check_dep
+    from pipeline.reporting.lineage import check_dep
+    from pipeline.reporting.revisions import WorkingTree
 
     return not check_dep(WorkingTree(), {"path": path, "md5": md5})
 

@@ -25,7 +25,8 @@ def trace(
 
     Example: python -m pipeline trace val.perplexity
     """
-    from pipeline.reporting.lineage import Revision, WorkingTree, lineage
+    from pipeline.reporting.lineage import lineage
+    from pipeline.reporting.revisions import Revision, WorkingTree
 
     tree = WorkingTree() if rev is None else Revision(rev)
     root = lineage(tree, name)

@@ -78,7 +78,8 @@ def verify(
 
 
 def _against_the_lock() -> list[str]:
-    from pipeline.reporting.lineage import WorkingTree, check_dep, check_params, read_lock
+    from pipeline.reporting.lineage import check_dep, check_params
+    from pipeline.reporting.revisions import WorkingTree, read_lock
 
     tree, problems = WorkingTree(), []
     for stage, entry in read_lock(tree).items():
@@ -107,7 +108,7 @@ def _command_fails(*arguments: str) -> list[str]:
 
 
 def _against_the_commit() -> list[str]:
-    from pipeline.reporting.lineage import WorkingTree, git, read_lock
+    from pipeline.reporting.revisions import WorkingTree, git, read_lock
     from pipeline.reporting.stages import CODE
 
     paths = ["params.yaml", "dvc.yaml", "dvc.lock", "README.md", "reports"]
@@ -178,7 +179,7 @@ def _differing(one: Any, other: Any, tolerance: float, name: str = "") -> list[s
 
 def _run_again() -> tuple[str, list[str]]:
     """What was shown, and what differs, from a clone of HEAD run from the start."""
-    from pipeline.reporting.lineage import git
+    from pipeline.reporting.revisions import git
     from pipeline.sweeps.queue import untracked
 
     with tempfile.TemporaryDirectory(prefix="tracegpt-") as folder:

@@ -23,7 +23,7 @@ from tiny_project import commit, environment, run, set_params, words
 from pipeline.__main__ import main
 from pipeline.errors import ReportError, SweepError
 from pipeline.reporting.experiments import Experiment
-from pipeline.reporting.lineage import parse_yaml
+from pipeline.reporting.revisions import parse_yaml
 from pipeline.sweeps import queue
 from pipeline.sweeps.plan import Member, Plan
 from pipeline.sweeps.records import record_of

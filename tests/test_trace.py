@@ -8,7 +8,7 @@ import pytest
 from tiny_project import commit, run, set_params
 
 from pipeline.errors import ReportError
-from pipeline.reporting.lineage import Revision, WorkingTree, resolve
+from pipeline.reporting.revisions import Revision, WorkingTree, resolve
 
 
 def trace(project: Path, *arguments: str, check: bool = True) -> dict[str, object]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.errors import ReportError
 from pipeline.paths import METRICS
-from pipeline.reporting.lineage import value_at
+from pipeline.reporting.revisions import value_at
 
 PARAMS = "params.yaml"
 STATES = ("queued", "failed", "running", "done")  # a later one hides an earlier of the same name

@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.errors import ReportError
 from pipeline.paths import HISTORY, SWEEPS
 from pipeline.reporting.experiments import Experiment, experiments
-from pipeline.reporting.lineage import git
+from pipeline.reporting.revisions import git
 from pipeline.storage import read_json
 
 SEED = "train.seed"

@@ -28,7 +28,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import SweepError
 from pipeline.params import PARAMS_FILE, check_params, read_params, yaml_problem
-from pipeline.reporting.lineage import value_at
+from pipeline.reporting.revisions import value_at
 from pipeline.storage import read_json, sha256_json, write_json
 
 FILES = Path("sweeps")

@@ -23,7 +23,7 @@ from dvc.repo import Repo
 from pipeline.errors import SweepError
 from pipeline.paths import HISTORY
 from pipeline.processes import environment
-from pipeline.reporting.lineage import git
+from pipeline.reporting.revisions import git
 from pipeline.sweeps.plan import Member
 
 SECONDS_TO_STOP = 60.0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.errors import ReportError
 from pipeline.paths import METRICS, SWEEPS
-from pipeline.reporting.lineage import Revision, WorkingTree, git, read_lock
+from pipeline.reporting.revisions import Revision, WorkingTree, git, read_lock
 from pipeline.reporting.sweep_plots import draw_sweep
 from pipeline.reporting.sweep_record import (
     Record,

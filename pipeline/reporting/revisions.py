@@ -1,0 +1,176 @@
+"""The project at one time: as it is on disk, or as a commit and DVC's cache hold it.
+
+Both read files, and hash what dvc.lock records as DVC does.
+"""
+
+import hashlib
+import json
+import subprocess
+from io import StringIO
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline.dvc_cache import DvcCache
+from pipeline.errors import ReportError
+
+
+def parse_yaml(text: str) -> Any:
+    return YAML(typ="safe", pure=True).load(StringIO(text))
+
+
+def md5(data: bytes) -> str:
+    """The hash by which DVC names a file's content."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def folder_md5(files: dict[str, str]) -> str:
+    """The hash by which DVC names a folder, from {relative path: md5}."""
+    entries = [{"md5": files[name], "relpath": name} for name in sorted(files)]
+    return md5(json.dumps(entries, sort_keys=True).encode()) + ".dir"
+
+
+def git(*arguments: str, check: bool = True) -> bytes:
+    """What a git command prints; raises ReportError where it fails."""
+    done = subprocess.run(["git", *arguments], capture_output=True)
+    if check and done.returncode:
+        message = done.stderr.decode(errors="replace").strip().splitlines()
+        raise ReportError(f"git {arguments[0]}: {message[0] if message else 'failed'}")
+    return done.stdout if done.returncode == 0 else b""
+
+
+class WorkingTree:
+    """The project as it is on disk."""
+
+    name = "working tree"
+
+    def read(self, path: str) -> bytes | None:
+        file = Path(path)
+        return file.read_bytes() if file.is_file() else None
+
+    def md5(self, path: str, locked: str) -> str | None:
+        """The DVC hash of a file or folder as it is now, None where it is missing."""
+        target = Path(path)
+        if target.is_dir():
+            files = [file for file in target.rglob("*") if file.is_file()]
+            named = {file.relative_to(target).as_posix(): file for file in files}
+            return folder_md5(
+                {name: _file_md5(file) for name, file in named.items() if "__pycache__" not in name}
+            )
+        return _file_md5(target) if target.is_file() else None
+
+    read_output = read
+
+
+class Revision:
+    """The project as a commit holds it, its cached data in DVC's cache."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.cache = name, DvcCache()
+        self.commit = resolve(name)
+        self._outputs = {out["path"]: out["md5"] for out in locked_outputs(self)}
+
+    def read(self, path: str) -> bytes | None:
+        done = subprocess.run(
+            ["git", "cat-file", "blob", f"{self.commit}:./{path}"], capture_output=True
+        )
+        return done.stdout if done.returncode == 0 else None
+
+    def md5(self, path: str, locked: str) -> str | None:
+        """Of what git holds, its hash; of cached data, the hash if the cache holds it whole."""
+        data = self.read(path)
+        if data is None:
+            data = self.cache.read(locked)
+        if data is None:
+            listing = git(
+                "ls-tree", "-r", "-z", "--name-only", self.commit, "--", path, check=False
+            )
+            names = [name for name in listing.decode().split("\0") if name not in ("", path)]
+            files = {
+                str(PurePosixPath(n).relative_to(path)): md5(self.read(n) or b"") for n in names
+            }
+            # a text of the user's own that neither git nor DVC holds: as it is on disk
+            return folder_md5(files) if files else WorkingTree().md5(path, locked)
+        if locked.endswith(".dir") and md5(data) + ".dir" == locked:
+            for name in self.cache.listing(locked).values():
+                held = self.cache.read(name)
+                if held is None or md5(held) != name:
+                    return None
+            return locked
+        return md5(data)
+
+    def read_output(self, path: str) -> bytes | None:
+        """A file inside a cached output."""
+        for out, name in self._outputs.items():
+            if path.startswith(f"{out}/") and name.endswith(".dir"):
+                inner = self.cache.listing(name).get(path.removeprefix(f"{out}/"))
+                return self.cache.read(inner) if inner else None
+        return self.read(path)
+
+
+Tree = WorkingTree | Revision
+
+
+def resolve(name: str) -> str:
+    """The commit of a git revision or of a DVC experiment's name."""
+    found = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", check=False)
+    if found:
+        return found.decode().strip()
+    references = git("for-each-ref", "--format=%(refname)", "refs/exps").decode().splitlines()
+    of_name = [reference for reference in references if reference.rsplit("/", 1)[-1] == name]
+    commits = [git("rev-parse", reference).decode().strip() for reference in of_name]
+    if len(commits) == 1:
+        return commits[0]
+    if commits:
+        several = ", ".join(commit[:10] for commit in commits)
+        raise ReportError(f"--rev: found {len(commits)} experiments {name}; allowed: {several}")
+    raise ReportError(f"--rev: found {name!r}; allowed: a git revision or an experiment's name")
+
+
+def _file_md5(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.md5(usedforsecurity=False)
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def read_lock(tree: Tree) -> dict[str, Any]:
+    """The stages of dvc.lock."""
+    data = tree.read("dvc.lock")
+    if data is None:
+        raise ReportError(f"dvc.lock: not found in {tree.name}; run `dvc repro`")
+    return dict(parse_yaml(data.decode())["stages"])
+
+
+def locked_outputs(tree: Tree) -> list[dict[str, Any]]:
+    return [out for stage in read_lock(tree).values() for out in stage.get("outs", [])]
+
+
+def value_at(values: Any, key: str) -> Any:
+    """The value under a dotted key of nested dicts, None where there is none."""
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def producer_of(lock: dict[str, Any], path: str) -> str | None:
+    """The stage that makes a file or folder, alone or inside a folder; None where none does."""
+    for stage, entry in lock.items():
+        if any(f"{path}/".startswith(f"{out['path']}/") for out in entry.get("outs", [])):
+            return stage
+    return None
+
+
+def upstream(lock: dict[str, Any], path: str) -> list[str]:
+    """The stages behind an output, itself included, in the order of the lock."""
+    wanted: set[str] = set()
+    paths = [path]
+    while paths:
+        target = paths.pop()
+        stage = producer_of(lock, target)
+        if stage and stage not in wanted:
+            wanted.add(stage)
+            paths += [dep["path"] for dep in lock[stage].get("deps", [])]
+    return [stage for stage in lock if stage in wanted]
