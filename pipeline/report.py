@@ -22,7 +22,12 @@ def report(
     """
     from pipeline.reporting.results import changed_start
     from pipeline.reporting.stages import stale_inputs
-    from pipeline.reporting.written import differing_files, differing_sections, write_results
+    from pipeline.reporting.written import (
+        differing_files,
+        differing_sections,
+        left_over,
+        write_results,
+    )
 
     params = load_params()
     if stale := stale_inputs():
@@ -32,7 +37,7 @@ def report(
     if not README.is_file():
         raise ReportError(f"{README}: not found; run from the project's top folder")
     files, sections = _rendered(params)
-    leftover = [path for path in FIGURES.glob("*") if path not in files]
+    leftover = left_over(FIGURES, files)
 
     if check:
         found = differing_sections(sections) + differing_files(files, leftover)

@@ -1,5 +1,6 @@
 """Command verify: is every result in the tree what its inputs make?"""
 
+import csv
 import json
 import math
 import shutil
@@ -16,7 +17,20 @@ import typer
 
 from pipeline.errors import UserError
 from pipeline.params import load_params
-from pipeline.paths import CHECKPOINTS, METRICS, RAW, RUN, TOKENS
+from pipeline.paths import (
+    BENCHMARKS,
+    CHECKPOINTS,
+    HISTORY,
+    LAST,
+    META,
+    METRICS,
+    POSITIONS,
+    RAW,
+    RUN,
+    SWEEPS,
+    TOKENIZER,
+    TOKENS,
+)
 from pipeline.processes import environment
 
 COMPARED = (
@@ -32,6 +46,7 @@ COMPARED = (
 # that the order of fp32 sums makes in evaluating, far below what another seed makes in training
 SAME_WEIGHTS_TOLERANCE = 1e-4
 RETRAINED_TOLERANCE = 2e-2
+PART = 1 << 20  # tokens looked up at a time
 
 
 def verify(
@@ -42,8 +57,8 @@ def verify(
     """Check every result in the tree; 1 where one is not what its inputs make.
 
     README against reports, reports and data against dvc.lock, code and parameters against
-    dvc.lock and the last commit, token files and checkpoints against their own checksums, and
-    the evaluation of best.pt computed again. With --rerun, training too.
+    dvc.lock and the last commit, token files and checkpoints against their own checksums and what
+    is said of them, and the evaluation of best.pt computed again. With --rerun, training too.
 
     Example: python -m pipeline verify --rerun
     """
@@ -54,6 +69,7 @@ def verify(
         ("code, parameters and results are committed", _against_the_commit),
         ("best.pt evaluated again", _evaluated_again),  # first to need torch: it prepares for it
         ("corpus, tokens and checkpoints are whole", _files_are_whole),
+        ("meta.json and train.csv say what tokens and last.pt hold", _said_of_files),
     )
     for title, check in checks:
         try:
@@ -75,14 +91,29 @@ def verify(
         print(f"error: {len(wrong)} wrong, first: {wrong[0]}", file=sys.stderr)
         raise typer.Exit(1)
     print("every result is what its inputs make")
+    if not _same_platform():
+        print(
+            "note: another platform trained, so losses are compared within "
+            f"{SAME_WEIGHTS_TOLERANCE:.2%}, and texts not at all"
+        )
+    if not rerun:
+        print("note: training was not run again; --rerun does that")
+    if any(SWEEPS.glob("*.json")) or any(BENCHMARKS.glob("*.json")):
+        print("note: sweeps and benchmarks are records of what ran once; their pages show them")
 
 
 def _against_the_lock() -> list[str]:
     from pipeline.reporting.lineage import check_dep, check_params
     from pipeline.reporting.revisions import WorkingTree, read_lock
+    from pipeline.reporting.stages import read_stages
 
     tree, problems = WorkingTree(), []
-    for stage, entry in read_lock(tree).items():
+    lock = read_lock(tree)
+    for each in read_stages():
+        there = {out["path"] for out in lock.get(each.name, {}).get("outs", [])}
+        missing = [path for path in each.outs if path not in there]
+        problems += [f"dvc.lock: {path} of stage {each.name} is missing" for path in missing]
+    for stage, entry in lock.items():
         for each in (*entry.get("deps", []), *entry.get("outs", [])):
             if problem := check_dep(tree, each):
                 problems.append(f"{each['path']}: {problem} (stage {stage})")
@@ -108,15 +139,12 @@ def _command_fails(*arguments: str) -> list[str]:
 
 
 def _against_the_commit() -> list[str]:
-    from pipeline.reporting.revisions import WorkingTree, git, read_lock
-    from pipeline.reporting.stages import CODE
+    from pipeline.reporting.revisions import git
 
-    paths = ["params.yaml", "dvc.yaml", "dvc.lock", "README.md", "reports"]
-    for entry in read_lock(WorkingTree()).values():
-        paths += [dep["path"] for dep in entry.get("deps", []) if dep["path"].endswith(CODE)]
+    paths = ("params.yaml", "dvc.yaml", "dvc.lock", "README.md", "reports", "pipeline")
     if not git("rev-parse", "--verify", "--quiet", "HEAD", check=False):
         return ["there is no commit: `git add -A; git commit`"]
-    changed = git("status", "--porcelain", "-z", "--", *sorted(set(paths))).decode().split("\0")
+    changed = git("status", "--porcelain", "-z", "--no-renames", "--", *paths).decode().split("\0")
     return [f"{line[3:]}: differs from the last commit" for line in changed if line]
 
 
@@ -138,6 +166,48 @@ def _files_are_whole() -> list[str]:
     return problems
 
 
+def _said_of_files() -> list[str]:
+    """Where meta.json or train.csv, which no code reads back, is not of what lies beside it."""
+    import numpy as np
+
+    from pipeline.corpus import tokenizers
+    from pipeline.corpus.readers import open_corpus
+    from pipeline.corpus.splits import SPLITS
+    from pipeline.corpus.token_file import load_split, read_meta
+    from pipeline.training.checkpoint import read_checkpoint
+    from pipeline.training.history import History
+
+    meta, corpus, wrong = read_meta(TOKENS), open_corpus(RAW), []
+    tokenizer = tokenizers.load(TOKENIZER)
+    sizes = np.array([len(tokenizer.token_bytes(n)) for n in range(tokenizer.vocab_size)])
+    for split in SPLITS:
+        tokens = load_split(TOKENS, split).tokens
+        parts = range(0, len(tokens), PART)
+        held = sum(int(sizes[tokens[start : start + PART]].sum()) for start in parts)
+        if held != (said := meta["splits"][split]["bytes"]):
+            wrong.append(f"{META}: {split} has {said:,} bytes, its tokens hold {held:,}")
+    ended = sum(meta["splits"][split]["documents"] for split in SPLITS)
+    facts = {
+        "name": corpus.name,
+        "source": corpus.source,
+        "license": corpus.license,
+        "sha256": corpus.sha256,
+        "files": len(corpus.files),
+        "documents": ended,
+        "bytes": sum(meta["splits"][split]["bytes"] for split in SPLITS),
+    }
+    wrong += [
+        f"{META}: corpus.{line}"
+        for line in _differing({name: meta["corpus"].get(name) for name in facts}, facts, 0.0)
+    ]
+    history = History.from_dict(read_checkpoint(LAST)["history"])
+    if HISTORY.read_text(encoding="utf-8") != history.to_csv():
+        wrong.append(f"{HISTORY}: not the rows that last.pt holds")
+    if any(history.losses[row.step - 1] != row.loss for row in history.rows):
+        wrong.append(f"{LAST}: its losses are not those of its rows")
+    return wrong
+
+
 def _evaluated_again() -> list[str]:
     from pipeline.training import runtime
 
@@ -145,10 +215,21 @@ def _evaluated_again() -> list[str]:
     runtime.prepare_process(params.train)
     from pipeline.evaluation.metrics import compute
 
-    again = compute(params).metrics
+    again = compute(params)
+    here = _same_platform()
+    tolerance = 0.0 if here else SAME_WEIGHTS_TOLERANCE
     written = json.loads(METRICS.read_text(encoding="utf-8"))
-    tolerance = 0.0 if _same_platform() else SAME_WEIGHTS_TOLERANCE
-    return [f"{METRICS}: {line}" for line in _differing(written, again, tolerance)]
+    wrong = [f"{METRICS}: {line}" for line in _differing(written, again.metrics, tolerance)]
+    positions = (_rows(POSITIONS.read_text(encoding="utf-8")), _rows(again.positions))
+    wrong += [f"{POSITIONS}: {line}" for line in _differing(*positions, tolerance)]
+    for path, values in again.others.items() if here else ():
+        if json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(values)):
+            wrong.append(f"{path}: not what best.pt gives again")
+    return wrong
+
+
+def _rows(text: str) -> dict[str, float]:
+    return {row["position"]: float(row["loss"]) for row in csv.DictReader(StringIO(text))}
 
 
 def _same_platform() -> bool:
@@ -183,9 +264,9 @@ def _run_again() -> tuple[str, list[str]]:
     from pipeline.sweeps.queue import untracked
 
     with tempfile.TemporaryDirectory(prefix="tracegpt-") as folder:
-        clone = Path(folder) / "clone"
         top = git("rev-parse", "--show-toplevel").decode().strip()
-        git("clone", "--quiet", "--no-hardlinks", top, str(clone))
+        git("clone", "--quiet", "--no-hardlinks", top, f"{folder}/clone")
+        clone = Path(folder, "clone", git("rev-parse", "--show-prefix").decode().strip())
         for path in untracked([load_params().corpus.path, "data/init"]):  # text outside of git
             (clone / path).parent.mkdir(parents=True, exist_ok=True)
             if Path(path).is_dir():

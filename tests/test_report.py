@@ -12,13 +12,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from finished_run import GENERATED, RUN, metrics, write_run
+from markdown_it import MarkdownIt
+from markdown_it.common.utils import escapeHtml
 
 from pipeline.__main__ import main
 from pipeline.params import load_params
-from pipeline.reporting.markdown import table
+from pipeline.reporting.markdown import code, table
 from pipeline.reporting.plots import FIGURES
 from pipeline.reporting.results import read_results
 from pipeline.reporting.sections import fenced, readme_sections
@@ -278,6 +281,18 @@ def test_a_figure_that_is_no_longer_drawn_is_removed(
     assert not Path("reports/figures/old.png").exists()
 
 
+def test_a_file_of_ones_own_among_the_figures_stays_and_is_named(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = Path("reports/figures/notes.md")
+    mine.write_text("mine")
+    assert f"error: {mine}: found among the figures" in error_line(capsys, "report")
+    assert mine.read_text() == "mine"
+    mine.unlink()
+    Path("reports/figures/mine").mkdir()
+    assert main(["report"]) == 0
+
+
 def test_a_missing_readme_is_an_error_of_one_line(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -335,6 +350,47 @@ def test_an_early_stop_is_told(project: Path, stopped: str) -> None:
 
 def test_a_text_cannot_leave_its_fence() -> None:
     assert fenced("a ```` b\n```\n") == "`````text\na ```` b\n```\n`````"
+
+
+@pytest.mark.parametrize(
+    "value", ["a  b", "`", "a`b", "``a``", "*a* <b> __c__", "a\\nb", " ", "'x'"]
+)
+def test_a_value_in_code_type_is_read_as_it_is(value: str) -> None:
+    html = MarkdownIt("commonmark").render(f"x {code(value)} y")
+    assert html == f"<p>x <code>{escapeHtml(value)}</code> y</p>\n"
+
+
+def test_the_prompt_of_a_sample_is_code(project: Path) -> None:
+    results = read_results()
+    results.generated[0]["prompt"] = "<details>*a*"
+    origin = json.loads(Path("reports/provenance.json").read_text(encoding="utf-8"))
+    assert "prompt `'<details>*a*'`, " in readme_sections(results, origin)["SAMPLES"]
+
+
+def test_weights_from_elsewhere_may_have_seen_the_test_text(project: Path) -> None:
+    results = read_results()
+    origin = json.loads(Path("reports/provenance.json").read_text(encoding="utf-8"))
+    assert "which it has never seen" in readme_sections(results, origin)["SUMMARY"]
+    results.run["init_from"] = {"source": "gpt2", "sha256": "a" * 64, "file": ""}
+    said = readme_sections(results, origin)["SUMMARY"]
+    assert "started from `gpt2` and trained for" in said
+    assert "never seen" not in said
+
+
+@pytest.mark.parametrize(
+    ("form", "shards", "said"),
+    [
+        ("bin", None, "without its header of 128 bytes;"),
+        ("bin", [{}], "without its header of 128 bytes, where there are several the list"),
+        ("pt", None, "their ids, 2 or 4 bytes each;"),
+    ],
+)
+def test_what_is_hashed_is_told_as_it_is(project: Path, form: str, shards: Any, said: str) -> None:
+    origin = json.loads(Path("reports/provenance.json").read_text(encoding="utf-8"))
+    origin["tokens"]["format"] = form
+    if shards is not None:
+        origin["tokens"]["splits"]["train"]["shards"] = shards
+    assert said in readme_sections(read_results(), origin)["PROVENANCE"]
 
 
 def test_numbers_stand_right_and_bars_stay_inside_their_cell() -> None:

@@ -110,6 +110,16 @@ def test_seeds_are_grouped_with_mean_and_sample_deviation() -> None:
     assert len(runs) == len(others) == 3
 
 
+def test_what_is_missing_is_not_bold_and_what_differs_over_seeds_is_a_range() -> None:
+    record = copy.deepcopy(SEEDS)
+    for place, each in enumerate(record["runs"]):
+        del each["test"]
+        each["tokens"] += 1024 * place
+    page = as_page(record, [])
+    assert "****" not in page
+    assert "| **409,600 to " in page
+
+
 def test_the_difference_is_tested_by_welch() -> None:
     from scipy.stats import t
 

@@ -2,12 +2,16 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from tiny_project import commit, run, set_params
 
+from pipeline.__main__ import main
 from pipeline.errors import ReportError
+from pipeline.reporting import revisions
+from pipeline.reporting.lineage import find_value
 from pipeline.reporting.revisions import Revision, WorkingTree, resolve
 
 
@@ -107,6 +111,63 @@ def test_an_unknown_name_lists_what_there_is(finished: Path) -> None:
     assert failed.returncode == 1
     assert failed.stderr.count("\n") == 1
     assert "val.loss" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "said"),
+    [
+        ("dvc.lock", "{", "error: dvc.lock: not YAML\n"),
+        ("dvc.lock", "schema: 2", "error: dvc.lock: found no stages; run `dvc repro`\n"),
+        ("reports/metrics.json", "[1]", "error: reports/metrics.json: not an object in JSON; "),
+        ("data/checkpoints/run.json", "{", "platform: data/checkpoints/run.json: not JSON; "),
+        ("data/raw/manifest.json", "{", "corpus: data/raw/manifest.json: not JSON; "),
+    ],
+)
+def test_a_damaged_file_is_named(
+    finished: Path,
+    path: str,
+    text: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(finished)
+    Path(path).unlink()
+    Path(path).write_text(text)
+    assert main(["trace", "--json", "samples" if "metrics" not in path else "val.loss"]) == 1
+    captured = capsys.readouterr()
+    where = json.loads(captured.out) if captured.out else {"text": captured.err}
+    assert (
+        said
+        in "\n".join(lines(where))
+        .replace("platform ", "platform: ")
+        .replace("corpus data", "corpus: data")
+        + "\n"
+    )
+
+
+def test_what_dvcignore_names_is_no_part_of_a_folder(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    revisions.dvcignore.cache_clear()
+    before = WorkingTree().md5("data/own", "")
+    (finished / "data/own/old.bak").write_text("x")
+    assert WorkingTree().md5("data/own", "") != before
+    (finished / ".dvcignore").write_text("*.bak\n")
+    revisions.dvcignore.cache_clear()
+    assert WorkingTree().md5("data/own", "") == before
+    revisions.dvcignore.cache_clear()
+
+
+def test_a_name_reaches_no_file_outside_of_the_results(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    shutil.copy("reports/figures/loss.png", "reports/mine.png")
+    with pytest.raises(ReportError, match="found nowhere"):
+        find_value(WorkingTree(), "../mine")
+    assert find_value(WorkingTree(), "provenance") == ("reports/provenance.json",) * 2
 
 
 def test_text_in_a_bucket_is_named_by_the_hash_that_it_had(finished: Path) -> None:

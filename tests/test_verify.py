@@ -53,7 +53,6 @@ def digit(data: bytes) -> bytes:
         ("params.yaml", lambda data: data.replace(b"# read by", b"# Read by", 1)),
         ("pipeline/training/schedule.py", lambda data: data + b"\n"),
         ("README.md", digit),
-        pytest.param("reports/train.csv", flipped, marks=pytest.mark.slow),
         pytest.param("reports/figures/loss.png", flipped, marks=pytest.mark.slow),
     ],
 )
@@ -63,6 +62,46 @@ def test_one_changed_byte_is_named(finished: Path, path: str, change: object) ->
     status, output = verify(finished)
     assert status == 1
     assert path in output
+
+
+def test_what_was_written_over_is_found_though_dvc_was_told_to_take_it(finished: Path) -> None:
+    def forge(path: str, old: str, new: str) -> None:
+        text = (finished / path).read_text()
+        replace(finished / path, text.replace(old, new, 1).encode())
+
+    forge("data/evaluation/generated.json", '"text": "', '"text": "FORGED')
+    forge("data/evaluation/positions.csv", "\n1,", "\n1,1")
+    forge("data/tokens/meta.json", '"documents": 1', '"documents": 7')
+    forge("data/tokens/meta.json", '"license": ', '"license": "mine", "was": ')
+    loss = (finished / "reports/train.csv").read_text().splitlines()[4].split(",")[3]
+    forge("reports/train.csv", loss, "0.5")
+    for stage in ("prepare", "train", "evaluate"):
+        run(finished, "dvc", "commit", "--force", "--quiet", stage)
+    run(finished, "dvc", "repro", "--quiet", "--single-item", "--force", "report")
+    commit(finished, "Nothing to see")
+    forge("pipeline/__main__.py", "\n", "\n\n")  # no stage's dep, but run by all
+    status, output = verify(finished)
+    assert status == 1
+    assert "ok    dvc.lock" in output
+    assert "ok    README and reports" in output
+    for said in (
+        "data/evaluation/generated.json: not what best.pt gives again",
+        "data/evaluation/positions.csv: 1 is 1",
+        "data/tokens/meta.json: corpus.documents is ",
+        "data/tokens/meta.json: corpus.license is 'mine', computed again None",
+        "reports/train.csv: not the rows that last.pt holds",
+        "pipeline/__main__.py: differs from the last commit",
+    ):
+        assert said in output, (said, output)
+
+
+def test_a_result_that_dvc_lock_does_not_know_is_named(finished: Path) -> None:
+    lock = (finished / "dvc.lock").read_bytes()
+    (finished / "dvc.lock").write_bytes(lock[: lock.index(b"  report:")])
+    commit(finished)
+    status, output = verify(finished)
+    assert status == 1
+    assert "dvc.lock: reports/report.html of stage report is missing" in output
 
 
 def test_a_rerun_in_a_clone_gives_identical_bytes(finished: Path) -> None:

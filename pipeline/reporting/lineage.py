@@ -17,6 +17,7 @@ from pipeline.paths import (
     MANIFEST,
     META,
     METRICS,
+    PROVENANCE,
     REPORT_PAGE,
     RESULTS_PAGE,
     RUN,
@@ -28,6 +29,7 @@ from pipeline.reporting.revisions import (
     git,
     locked_outputs,
     md5,
+    parse_json,
     parse_yaml,
     producer_of,
     read_lock,
@@ -77,7 +79,7 @@ def check_dep(tree: Tree, dep: dict[str, Any]) -> str:
 def check_params(tree: Tree, file: str, locked: dict[str, Any]) -> dict[str, str]:
     """{key: what is wrong} for each parameter of a stage that is not as recorded."""
     data = tree.read(file)
-    values = parse_yaml(data.decode()) if data is not None else {}
+    values = parse_yaml(data, file) if data is not None else {}
     problems = {}
     for key, recorded in locked.items():
         current = value_at(values, key)
@@ -136,7 +138,10 @@ def _platform(tree: Tree) -> Node:
     data = tree.read_output(RUN.as_posix())
     if data is None:
         return Node("platform", f"{RUN} is missing")
-    facts = json.loads(data)["runtime"]
+    try:
+        facts = parse_json(data, RUN).get("runtime", {})
+    except ReportError as error:
+        return Node("platform", str(error))
     return Node("platform", children=[Node(f"{name}: {value}") for name, value in facts.items()])
 
 
@@ -144,11 +149,15 @@ def _corpus(tree: Tree) -> Node:
     raw, meta = tree.read_output(MANIFEST.as_posix()), tree.read_output(META.as_posix())
     if raw is None or meta is None:
         return Node("corpus", f"{MANIFEST} or {META} is missing")
-    manifest, recorded = json.loads(raw), json.loads(meta)["corpus"]["sha256"]
-    problem = "" if manifest["sha256"] == recorded else f"{META} has {recorded}"
+    try:
+        manifest = parse_json(raw, MANIFEST)
+        recorded = value_at(parse_json(meta, META), "corpus.sha256")
+    except ReportError as error:
+        return Node("corpus", str(error))
+    problem = "" if manifest.get("sha256") == recorded else f"{META} has {recorded}"
     return Node(
-        f"corpus {manifest['name']} from {manifest['source']}, {len(manifest['files'])} files, "
-        f"sha256 {manifest['sha256']}",
+        f"corpus {manifest.get('name')} from {manifest.get('source')}, "
+        f"{len(manifest.get('files', []))} files, sha256 {manifest.get('sha256')}",
         problem,
     )
 
@@ -157,28 +166,26 @@ def find_value(tree: Tree, name: str) -> tuple[str, str]:
     """(what a name says, the file that holds it) for a metric, figure, table or sample."""
     metrics = METRICS.as_posix()
     data = tree.read(metrics)
-    try:
-        values = value_at(json.loads(data) if data is not None else {}, name)
-    except ValueError:
-        raise ReportError(f"{METRICS}: not JSON; run `dvc repro`") from None
-    if values is not None:
-        return f"{name} = {json.dumps(values)}", metrics
+    values = parse_json(data, metrics) if data is not None else {}
+    value = value_at(values, name)
+    if value is not None:
+        return f"{name} = {json.dumps(value)}", metrics
     outputs = [out["path"] for out in locked_outputs(tree)]
     wanted = name.removeprefix("reports/").removeprefix("figures/").removesuffix(".png")
-    for result in (FIGURES, HISTORY, SAMPLES, RESULTS_PAGE, REPORT_PAGE):
+    for result in (FIGURES, HISTORY, SAMPLES, RESULTS_PAGE, REPORT_PAGE, METRICS, PROVENANCE):
         path = result.as_posix()
         if path not in outputs:
             continue
         if result == FIGURES:
             file = f"{path}/{wanted}.png"
-            if tree.read(file) is not None:
+            if "/" not in wanted and tree.read(file) is not None:
                 return f"figure {file}", path
         elif wanted in (result.name, result.stem):
             return path, path
-    known = sorted(_leaves(json.loads(data))) if data is not None else []
     raise ReportError(
-        f"{name}: found nowhere in the results; allowed: {', '.join(known)}, "
-        "a figure's name, train.csv, samples, results, report"
+        f"{name}: found nowhere in the results that dvc.lock knows; allowed: "
+        f"{''.join(f'{each}, ' for each in sorted(_leaves(values)))}a figure's name, "
+        "train.csv, samples, results, report, metrics, provenance"
     )
 
 
@@ -239,8 +246,7 @@ def commits_node(tree: Tree, stages: list[str]) -> Node:
                 wrong.append(path)
         blob = ids.get("params.yaml", "")
         if blob not in params_agree:
-            text = git("cat-file", "blob", blob).decode() if blob else ""
-            params_agree[blob] = bool(blob) and _holds(parse_yaml(text), params)
+            params_agree[blob] = bool(blob) and _holds(git("cat-file", "blob", blob), params)
         if not params_agree[blob]:
             wrong.append("params.yaml")
         if not wrong:
@@ -257,5 +263,10 @@ def commits_node(tree: Tree, stages: list[str]) -> Node:
     )
 
 
-def _holds(values: Any, params: dict[str, Any]) -> bool:
+def _holds(data: bytes, params: dict[str, Any]) -> bool:
+    """Whether a params.yaml has these values; one that cannot be read has not."""
+    try:
+        values = parse_yaml(data, "params.yaml")
+    except ReportError:
+        return False
     return all(value_at(values, key) == recorded for key, recorded in params.items())

@@ -28,8 +28,17 @@ def picture(path: str, shows: str) -> str:
 
 
 def code(value: object) -> str:
-    """A value in code type, on one line."""
-    return f"`{' '.join(str(value).replace('`', chr(39)).split())}`"
+    """A value in code type, on one line, whatever it holds."""
+    text = str(value).replace("\n", "\\n")
+    ticks = fence(text, 1)
+    stripped = text.startswith(" ") and text.endswith(" ") and text.strip()
+    room = " " if "`" in text or stripped or not text else ""  # CommonMark takes it away again
+    return f"{ticks}{room}{text}{room}{ticks}"
+
+
+def fence(text: str, least: int) -> str:
+    """As many backticks as enclose a text that may hold some itself."""
+    return "`" * max(least, *(len(run) + 1 for run in re.findall("`+", text)), 0)
 
 
 def count(number: float, thing: str = "") -> str:

@@ -6,18 +6,39 @@ Both read files, and hash what dvc.lock records as DVC does.
 import hashlib
 import json
 import subprocess
+from functools import cache
 from io import StringIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pathspec import GitIgnoreSpec
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from pipeline.dvc_cache import DvcCache
 from pipeline.errors import ReportError
 
 
-def parse_yaml(text: str) -> Any:
-    return YAML(typ="safe", pure=True).load(StringIO(text))
+def parse_yaml(data: bytes, path: str) -> dict[str, Any]:
+    """The mapping in a YAML file's bytes; raises ReportError where there is none."""
+    try:
+        values = YAML(typ="safe", pure=True).load(StringIO(data.decode()))
+    except (YAMLError, UnicodeDecodeError):
+        raise ReportError(f"{path}: not YAML") from None
+    if not isinstance(values, dict):
+        raise ReportError(f"{path}: found no settings in it")
+    return values
+
+
+def parse_json(data: bytes, path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file's bytes; raises ReportError where there is none."""
+    try:
+        values = json.loads(data)
+    except ValueError:
+        raise ReportError(f"{path}: not JSON; run `dvc repro`") from None
+    if not isinstance(values, dict):
+        raise ReportError(f"{path}: not an object in JSON; run `dvc repro`")
+    return values
 
 
 def md5(data: bytes) -> str:
@@ -53,11 +74,8 @@ class WorkingTree:
         """The DVC hash of a file or folder as it is now, None where it is missing."""
         target = Path(path)
         if target.is_dir():
-            files = [file for file in target.rglob("*") if file.is_file()]
-            named = {file.relative_to(target).as_posix(): file for file in files}
-            return folder_md5(
-                {name: _file_md5(file) for name, file in named.items() if "__pycache__" not in name}
-            )
+            files = [file for file in target.rglob("*") if file.is_file() and not _ignored(file)]
+            return folder_md5({f.relative_to(target).as_posix(): _file_md5(f) for f in files})
         return _file_md5(target) if target.is_file() else None
 
     read_output = read
@@ -90,8 +108,12 @@ class Revision:
             files = {
                 str(PurePosixPath(n).relative_to(path)): md5(self.read(n) or b"") for n in names
             }
+            if files:
+                return folder_md5(files)
+            if any(f"{path}/".startswith(f"{out}/") for out in self._outputs):
+                return None
             # a text of the user's own that neither git nor DVC holds: as it is on disk
-            return folder_md5(files) if files else WorkingTree().md5(path, locked)
+            return WorkingTree().md5(path, locked)
         if locked.endswith(".dir") and md5(data) + ".dir" == locked:
             for name in self.cache.listing(locked).values():
                 held = self.cache.read(name)
@@ -128,6 +150,18 @@ def resolve(name: str) -> str:
     raise ReportError(f"--rev: found {name!r}; allowed: a git revision or an experiment's name")
 
 
+def _ignored(path: Path) -> bool:
+    """Whether .dvcignore, of the project's top folder, has DVC pass over a file."""
+    return not path.is_absolute() and dvcignore().match_file(path)
+
+
+@cache
+def dvcignore() -> GitIgnoreSpec:
+    """The patterns in .dvcignore."""
+    file = Path(".dvcignore")
+    return GitIgnoreSpec.from_lines(file.read_text("utf-8").splitlines() if file.is_file() else [])
+
+
 def _file_md5(path: Path) -> str:
     with path.open("rb") as file:
         digest = hashlib.md5(usedforsecurity=False)
@@ -141,7 +175,10 @@ def read_lock(tree: Tree) -> dict[str, Any]:
     data = tree.read("dvc.lock")
     if data is None:
         raise ReportError(f"dvc.lock: not found in {tree.name}; run `dvc repro`")
-    return dict(parse_yaml(data.decode())["stages"])
+    stages = parse_yaml(data, "dvc.lock").get("stages")
+    if not isinstance(stages, dict):
+        raise ReportError("dvc.lock: found no stages; run `dvc repro`")
+    return stages
 
 
 def locked_outputs(tree: Tree) -> list[dict[str, Any]]:

@@ -4,11 +4,10 @@ Every number comes from a file that a stage wrote, in the same digits everywhere
 """
 
 import json
-import re
 from typing import Any
 
 from pipeline.evaluation.baselines import MOST_TOKENS, XZ_MOST_BYTES
-from pipeline.reporting.markdown import code, count, picture, table
+from pipeline.reporting.markdown import code, count, fence, picture, table
 from pipeline.reporting.plots import BASELINES, FIGURES
 from pipeline.reporting.results import Results
 from pipeline.training.samples import sample_heading, visible
@@ -61,7 +60,13 @@ def summary(results: Results) -> str:
     corpus, model, train = results.meta["corpus"], results.run["model"], results.metrics["train"]
     tokenizer, held_out = results.meta["tokenizer"], results.metrics[results.held_out]
     passes = train["tokens"] / results.meta["splits"]["train"]["tokens"]
-    unseen = "which it has never seen" if results.held_out == "test" else "by which it was chosen"
+    start = results.run.get("init_from")
+    started = f"started from {code(start['source'])} and " if start else ""
+    unseen = "which it has never seen"
+    if results.held_out == "val":
+        unseen = "by which it was chosen"
+    elif start:  # what made those weights is not known here
+        unseen = "which this training has not seen"
     xz = results.metrics["baselines"]["xz_after_train"]["bits_per_byte"]
     return (
         f"A `{model['architecture']}` model of {count(train['parameters'])} parameters "
@@ -70,7 +75,8 @@ def summary(results: Results) -> str:
         f"*{corpus['name']}* ({count(corpus['documents'], 'document')}, "
         f"{corpus['bytes'] / 1e6:.2f} MB, `{tokenizer['kind']}` tokenizer of "
         f"{count(tokenizer['vocab_size'])} tokens), "
-        f"trained for {count(train['steps'], 'step')} on {count(train['tokens'], 'token')}, "
+        f"{started}trained for {count(train['steps'], 'step')} on "
+        f"{count(train['tokens'], 'token')}, "
         f"{passes:,.{1 if passes >= 0.1 else 4}f} times the train text."
         f"{STOPPED[results.run['stopped']]}\n\n"
         f"On the {results.held_out} text, {unseen}, it reaches "
@@ -121,7 +127,7 @@ def metrics(results: Results) -> str:
             f"The {results.held_out} text without this model{_learnt_from(results)}:",
             table(("predicted from", "bits per byte"), others),
             "During training (nats per token; each step's loss is of its own batch, val's of "
-            "`train.eval_batches` micro-batches without overlap):",
+            "`train.eval_batches` micro-batches without overlap, 0 being all of them):",
             table(("training", "value"), training),
         )
     )
@@ -188,7 +194,7 @@ def samples(results: Results, reports: str) -> str:
 
 
 def _sentence(sample: dict[str, Any]) -> str:
-    heading = sample_heading(sample)
+    heading = sample_heading(sample, code)
     return heading[0].upper() + heading[1:]
 
 
@@ -196,7 +202,7 @@ def provenance_table(provenance: dict[str, Any], reports: str) -> str:
     """What the results came from, by content: anyone can hash the same things and compare."""
     corpus, tokens = provenance["corpus"], provenance["tokens"]
     rows = [
-        (f"corpus: {corpus['name']}, {corpus['source']}", code(corpus["sha256"])),
+        (f"corpus: {corpus['name']}, {code(corpus['source'])}", code(corpus["sha256"])),
         (f"tokenizer: {tokens['tokenizer']['kind']}", code(tokens["tokenizer"]["sha256"])),
         *_start(provenance),
         *((f"tokens: {name}", code(s["sha256"])) for name, s in tokens["splits"].items()),
@@ -214,16 +220,33 @@ def provenance_table(provenance: dict[str, Any], reports: str) -> str:
     platform = ", ".join(f"{name} {code(value)}" for name, value in facts.items())
     return (
         f"{table(('made from', 'sha256'), rows)}\n\n"
-        "Of tokens it is without the 128 bytes of their file's header, of parameters and code over "
-        "JSON with sorted keys (`sha256_json`).\n\n"
+        f"{_hashed(corpus, tokens)}\n\n"
         f"Numeric platform, as another kind of processor rounds differently: {platform}.\n\n"
         f"Every file's hash: [provenance.json]({reports}provenance.json)."
     )
 
 
+def _hashed(corpus: dict[str, Any], tokens: dict[str, Any]) -> str:
+    """What the hashes are of, so that anyone can take them again."""
+    text = "the list of its files' names and hashes" if corpus["name"] == "own" else "its download"
+    ids = "their ids, 2 or 4 bytes each"
+    if tokens["format"] == "bin":
+        ids = "their file without its header of 128 bytes"
+        if any("shards" in split for split in tokens["splits"].values()):
+            ids += ", where there are several the list of their hashes"
+    return (
+        f"What is hashed: of the corpus {text}; of tokens {ids}; of code, tokenizer and parameters "
+        "(`train.lr: auto` as what it came to) their JSON with sorted keys (`sha256_json`)."
+    )
+
+
 def _start(provenance: dict[str, Any]) -> list[tuple[str, str]]:
     start = provenance.get("init_from")
-    return [(f"weights to start from: {start['source']}", code(start["sha256"]))] if start else []
+    return (
+        [(f"weights to start from: {code(start['source'])}", code(start["sha256"]))]
+        if start
+        else []
+    )
 
 
 def _weights(provenance: dict[str, Any]) -> list[tuple[str, str]]:
@@ -233,6 +256,5 @@ def _weights(provenance: dict[str, Any]) -> list[tuple[str, str]]:
 def fenced(text: str) -> str:
     """A text in a code fence that it cannot close itself."""
     text = visible(text).strip("\n")
-    ticks = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * max(3, ticks + 1)
-    return f"{fence}text\n{text}\n{fence}"
+    ticks = fence(text, 3)
+    return f"{ticks}text\n{text}\n{ticks}"

@@ -22,11 +22,12 @@ LAST_INPUT = "evaluate"  # the last stage before report
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: the code files and the sections of params.yaml that it depends on."""
+    """One stage: the code files and the sections of params.yaml that it depends on, its outputs."""
 
     name: str
     code: tuple[str, ...]
     params: tuple[str, ...]
+    outs: tuple[str, ...] = ()
 
 
 def read_stages(path: Path = DVC_FILE) -> list[Stage]:
@@ -40,6 +41,12 @@ def read_stages(path: Path = DVC_FILE) -> list[Stage]:
             name,
             tuple(dep for dep in stage.get("deps", ()) if dep.endswith(CODE)),
             tuple(dict.fromkeys(key.split(".")[0] for key in stage.get("params", ()))),
+            tuple(
+                path
+                for kind in ("outs", "metrics", "plots")
+                for out in stage.get(kind, ())
+                for path in (out if isinstance(out, dict) else [out])
+            ),
         )
         for name, stage in stages.items()
     ]

@@ -93,7 +93,7 @@ def runs_table(record: Record, full: bool) -> str:
         row = [shown(run["settings"][key]) for key in record["varied"]]
         if run["state"] == "done":
             row += _numbers(run, full)
-            rows.append([f"**{cell}**" for cell in row] if run["name"] == best else row)
+            rows.append(_bold(row) if run["name"] == best else row)
         else:
             error = f": {run['error']}" if "error" in run else ""
             row += [f"{run['state']}{error}"]
@@ -126,8 +126,8 @@ def groups_table(record: Record) -> str:
         for name, digits in (("bits_per_byte", 4), ("perplexity", 2)):
             values = [run["test"][name] for run in runs if "test" in run]
             row.append(spread(values, digits) if values else "")
-        row += [count(runs[0]["parameters"]), count(runs[0]["tokens"])]
-        rows.append([f"**{cell}**" for cell in row] if place == 0 else row)
+        row += [_range([run[name] for run in runs]) for name in ("parameters", "tokens")]
+        rows.append(_bold(row) if place == 0 else row)
     for run in record["runs"]:
         if run["state"] != "done":
             error = f": {run['error']}" if "error" in run else ""
@@ -135,6 +135,16 @@ def groups_table(record: Record) -> str:
             row += [f"seed {run['settings'][SEED]}", f"{run['state']}{error}"]
             rows.append(row + [""] * (len(heads) - len(row)))
     return table(heads, rows)
+
+
+def _bold(row: Sequence[str]) -> list[str]:
+    return [f"**{cell}**" if cell else "" for cell in row]
+
+
+def _range(numbers: Sequence[int]) -> str:
+    """Of equal numbers one; runs that stopped early have others."""
+    least, most = min(numbers), max(numbers)
+    return count(least) if least == most else f"{count(least)} to {count(most)}"
 
 
 def has_seeds(record: Record) -> bool:

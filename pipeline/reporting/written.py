@@ -3,9 +3,22 @@
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from pipeline.errors import ReportError
 from pipeline.paths import README
 from pipeline.reporting.readme import differing, fill
 from pipeline.storage import write_bytes
+
+FIGURES_OF_BEFORE = (".png", ".tmp")  # whole, or what a killed process left of one
+
+
+def left_over(folder: Path, files: Collection[Path]) -> list[Path]:
+    """The figures below a folder that are not among `files`, of runs before; raises ReportError
+    where anything else is there."""
+    found = [path for path in folder.rglob("*") if path.is_file() and path not in files]
+    for path in found:
+        if path.suffix not in FIGURES_OF_BEFORE and not path.name.startswith("."):
+            raise ReportError(f"{path}: found among the figures; allowed: figures; move it away")
+    return [path for path in found if path.suffix in FIGURES_OF_BEFORE]
 
 
 def write_results(
@@ -19,6 +32,7 @@ def write_results(
         write_bytes(path, files[path])
     for path in leftover:
         path.unlink()
+        print(f"removed {path}: a figure of an earlier run")
     if filled != readme:
         write_bytes(README, filled)
 

@@ -56,7 +56,7 @@ def contradicted(record: Record) -> list[str]:
     return [
         f"{SWEEPS}/{record['sweep']}.json: {run['name']}"
         for run in (finished(now) if now else [])
-        if any(run[key] != then.get(run["name"], {}).get(key) for key in ("val", "commit", "curve"))
+        if any(run[key] != then.get(run["name"], {}).get(key) for key in run if key != "seconds")
     ]
 
 

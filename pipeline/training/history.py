@@ -47,9 +47,13 @@ class History:
         history.rows = [Row(*row) for row in zip(*columns, strict=True)]
         return history
 
+    def to_csv(self) -> str:
+        """All rows, as reports/train.csv has them."""
+        return _lines([COLUMNS, *map(astuple, self.rows)])
+
     def write_csv(self, path: Path) -> None:
         """Write all rows."""
-        write_text(path, _lines([COLUMNS, *map(astuple, self.rows)]))
+        write_text(path, self.to_csv())
 
     def append_csv(self, path: Path) -> None:
         """Add the newest row to a file that write_csv began, so that a run can be watched."""

@@ -6,7 +6,7 @@ to the live file: format_samples(a + b) == format_samples(a) + format_samples(b)
 """
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 # what would break a line, hide text or ring a bell: shown as an escape instead
@@ -20,12 +20,12 @@ def format_samples(samples: Iterable[Mapping[str, Any]]) -> str:
     )
 
 
-def sample_heading(sample: Mapping[str, Any]) -> str:
-    """Where a sample comes from, in a few words."""
+def sample_heading(sample: Mapping[str, Any], quoted: Callable[[str], str] = str) -> str:
+    """Where a sample comes from, in a few words; its prompt as `quoted` writes it."""
     if "step" in sample:
         return f"step {sample['step']:,}"
     settings = ", ".join(f"{name} {value}" for name, value in sample["settings"].items())
-    return f"finished model, prompt {visible(repr(sample['prompt']))}, {settings}"
+    return f"finished model, prompt {quoted(visible(repr(sample['prompt'])))}, {settings}"
 
 
 def visible(text: str) -> str:
