@@ -98,6 +98,42 @@ def test_a_link_to_a_folder_is_not_passed_over_silently(tmp_path: Path) -> None:
     assert [name for name, _ in own_files(tmp_path / "own", "*.txt")[0]] == ["z.txt"]
 
 
+@pytest.mark.parametrize("pattern", ["**/*", "*.txt"])
+def test_what_is_neither_file_nor_folder_is_not_passed_over_silently(
+    tmp_path: Path, pattern: str
+) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / ".lock").symlink_to("nowhere")
+    assert len(own_files(tmp_path, pattern)[0]) == 1
+    path = tmp_path / "b.txt"
+    for make in (lambda: path.symlink_to("nowhere"), lambda: os.mkfifo(path)):
+        make()
+        with pytest.raises(CorpusError, match=r"b\.txt is a link to nothing, or no file; allowed:"):
+            own_files(tmp_path, pattern)
+        path.unlink()
+
+
+def test_the_shipped_folder_as_a_link_to_nothing_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("data/own").symlink_to("nowhere")
+    with pytest.raises(CorpusError, match=r"corpus\.path: data/own not found; allowed"):
+        own_files(Path("data/own"), "**/*")
+
+
+@pytest.mark.skipif(not getattr(os, "geteuid", int)(), reason="root lists every folder")
+def test_a_folder_that_cannot_be_listed_is_not_passed_over_silently(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / ".git").mkdir(mode=0)
+    assert len(own_files(tmp_path, "**/*")[0]) == 1
+    (tmp_path / "deep").mkdir(mode=0)
+    with pytest.raises(CorpusError, match=r"deep cannot be listed \(Permission denied\); allowed"):
+        own_files(tmp_path, "**/*")
+    assert len(own_files(tmp_path, "*.txt")[0]) == 1
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such a name")
 def test_a_name_that_is_not_utf_8_is_one_line(tmp_path: Path) -> None:
     Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.txt")).write_text("text")

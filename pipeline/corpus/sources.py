@@ -7,6 +7,7 @@ tinystories      the GPT-4 stories of Eldan and Li 2023 (https://arxiv.org/abs/2
                  with <|endoftext|> between them
 """
 
+import os
 import re
 import shutil
 import tarfile
@@ -117,7 +118,9 @@ def own_files(path: Path, pattern: str) -> tuple[list[tuple[str, Path]], list[st
     if path.is_file():
         return [(path.name, path)], []
     kinds = ", ".join(SUFFIXES)
-    if not path.exists() and path != OWN_FOLDER:
+    if not path.exists():
+        if path == OWN_FOLDER and not path.is_symlink():
+            return [], []
         raise CorpusError(f"corpus.path: {path} not found; allowed: a file or a folder of {kinds}")
     try:
         seen = _visible(path, pattern)
@@ -135,7 +138,13 @@ def own_files(path: Path, pattern: str) -> tuple[list[tuple[str, Path]], list[st
 
 
 def _visible(folder: Path, pattern: str) -> list[tuple[str, Path]]:
-    """The files that a pattern finds, with their names, but hidden ones and data/own's README."""
+    """The files that a pattern finds, with their names, but hidden ones and data/own's README.
+
+    Raises CorpusError where it would pass over what may hold text.
+    """
+    if "**" in pattern:  # glob takes a folder that cannot be listed for an empty one
+        for _, folders, _ in os.walk(folder, onerror=_refuse):
+            folders[:] = [name for name in folders if not name.startswith(".")]
     found = []
     for path in folder.glob(pattern):
         name = path.relative_to(folder).as_posix()
@@ -150,7 +159,18 @@ def _visible(folder: Path, pattern: str) -> list[tuple[str, Path]]:
             if not _encodes(name):
                 raise CorpusError(f"corpus.path: found the name {name!r}; allowed: names in UTF-8")
             found.append((name, path))
+        elif not path.is_dir():
+            raise CorpusError(
+                f"corpus.path: {path} is a link to nothing, or no file; allowed: folders and files"
+            )
     return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise CorpusError(
+        f"corpus.path: {error.filename} cannot be listed ({error.strerror}); "
+        "allowed: folders that can"
+    )
 
 
 def _encodes(name: str) -> bool:
