@@ -57,11 +57,27 @@ def scratch(kind: str) -> Iterator[Path]:
 
 
 def put_in_place(new: Path, target: Path) -> None:
-    """Move a finished folder to where `target` is, in its stead."""
-    if target.exists():
-        shutil.rmtree(target)
+    """Move a finished folder to where `target` is, in its stead; a failure leaves the old one.
+
+    Where `target` is a link, the folder that it points to is replaced.
+    """
+    target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(new, target)
+    if new.parent.stat().st_dev != target.parent.stat().st_dev:  # no rename goes to another disk
+        beside = target.with_name(f".{target.name}.new")
+        shutil.rmtree(beside, ignore_errors=True)  # a killed process left it
+        new = shutil.move(new, beside)
+    old = new.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    try:
+        os.replace(new, target)
+    except BaseException:
+        if old.exists():
+            os.replace(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pipeline.corpus.readers import open_corpus
 from pipeline.corpus.sources import SOURCES
 from pipeline.errors import CorpusError, FetchError
 from pipeline.fetch import fetch
+from pipeline.storage import put_in_place
 
 
 @pytest.fixture(autouse=True)
@@ -173,6 +175,38 @@ def test_a_bad_line_a_missing_column_or_a_foreign_tensor_leaves_data_raw_as_it_w
     with pytest.raises(CorpusError, match=r"a\.pt: \[0\]: found a 1-D tensor of torch.float32"):
         fetch()
     assert contents(Path("data/raw")) == before
+
+
+def test_data_raw_as_a_link_stays_one(tmp_path: Path) -> None:
+    put("a.txt", b"first")
+    Path("data/raw").symlink_to(tmp_path / "disk/raw")
+    fetch()
+    put("a.txt", b"second")
+    fetch()
+    assert Path("data/raw").is_symlink()
+    assert (tmp_path / "disk/raw/texts/a.txt").read_bytes() == b"second"
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["raw"]
+
+
+def test_a_folder_goes_to_another_disk_too(tmp_path: Path) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs a second file system")
+    with tempfile.TemporaryDirectory(dir=other) as disk:
+        for text in ("first", "second"):
+            (tmp_path / "new").mkdir()
+            (tmp_path / "new/a.txt").write_text(text)
+            put_in_place(tmp_path / "new", Path(disk, "raw"))
+            assert contents(Path(disk)) == {f"{disk}/raw/a.txt": text.encode()}
+
+
+def test_what_cannot_be_put_in_place_leaves_the_old_there(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/a.txt").write_text("old")
+    before = contents(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        put_in_place(tmp_path / "never made", tmp_path / "raw")
+    assert contents(tmp_path) == before
 
 
 def test_what_a_killed_fetch_left_is_cleared_up() -> None:
