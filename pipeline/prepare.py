@@ -44,6 +44,7 @@ from pipeline.corpus.splits import (
     by_document,
     by_stream,
     check_documents,
+    check_sizes,
     split_bounds,
     survey,
     utf8_length,
@@ -130,6 +131,7 @@ def _write_text(
         by = params.log.scheduler
         results = _by_cluster(tokenizer, work, end_documents, params.log.scheduler)
     splits = _write_splits(new, results, tokenizer, settings)
+    check_sizes({split: counts["bytes"] for split, counts in splits.items()}, *fractions)
     seconds = time.monotonic() - started
     megabytes = found.text_bytes / 1e6
     tokens = sum(split["tokens"] for split in splits.values())
@@ -169,12 +171,13 @@ def _write_token_lists(
     for entry in corpus.files:
         path = corpus.path(entry)
         new_documents = read_token_lists(path)
-        check_ids(new_documents, path, tokenizer.vocab_size, tokenizer.kind)
+        check_ids(new_documents, path, tokenizer)
         documents += new_documents
     with_ids = sum(len(ids) > 0 for ids in documents)
     if not with_ids:
         raise CorpusError(f"{RAW}: every document is empty")
-    parts = split_lists(documents, settings.split_by, settings.val_fraction, settings.test_fraction)
+    fractions = settings.val_fraction, settings.test_fraction
+    parts = split_lists(documents, settings.split_by, *fractions, tokenizer.eot_id)
     results = encode_lists(parts, tokenizer, with_ids > 1)
     splits = _write_splits(new, results, tokenizer, settings)
     text_bytes = sum(split["bytes"] for split in splits.values())

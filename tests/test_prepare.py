@@ -115,6 +115,21 @@ def test_a_fraction_of_zero_gives_a_split_without_tokens(corpus: str) -> None:
     assert meta()["splits"]["test"]["tokens"] == 0
 
 
+def test_a_split_whose_one_character_a_cut_moves_elsewhere_is_refused(corpus: str) -> None:
+    for name in WORKS:
+        Path("data/own", name).unlink()
+    put("a.txt", "😀".encode() * 20)
+    set_param("tokenizer", "byte")
+    set_param("val_fraction", "0.02")
+    set_param("test_fraction", "0.02")
+    fetch()
+    with pytest.raises(CorpusError, match=r"prepare\.val_fraction: 0\.02 of 80 bytes"):
+        prepare()
+    set_param("val_fraction", "0.05")
+    prepare()
+    assert [split["bytes"] for split in meta()["splits"].values()] == [72, 4, 4]
+
+
 def test_running_it_again_gives_the_same_bytes(corpus: str) -> None:
     prepare()
     before = contents(TOKENS)

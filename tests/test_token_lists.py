@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiktoken
 import torch
 
 from pipeline.corpus.encode_lists import encode_lists, split_lists
 from pipeline.corpus.token_lists import check_ids, read_token_lists
-from pipeline.corpus.tokenizers import byte_tokenizer
+from pipeline.corpus.tokenizers import END_OF_TEXT, byte_tokenizer, tiktoken_tokenizer
 from pipeline.errors import CorpusError
 
 LISTS = [[1, 2, 3], [], [4], [5, 6]]
@@ -65,18 +66,38 @@ def test_no_code_of_the_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not Path("evil").exists()
 
 
+def test_a_file_that_cannot_be_read_at_all_is_not_called_foreign(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        read_token_lists(tmp_path)
+
+
 @pytest.mark.parametrize("found", [257, -1])
 def test_an_id_outside_the_vocabulary_is_named(found: int) -> None:
     documents = [np.array([1]), np.array([2, found])]
     message = rf"a\.pt: \[1\]: found id {found}; allowed: 0 to 256 \(prepare.tokenizer: byte\)"
     with pytest.raises(CorpusError, match=message):
-        check_ids(documents, Path("a.pt"), 257, "byte")
+        check_ids(documents, Path("a.pt"), byte_tokenizer())
+
+
+def test_an_id_that_the_encoding_does_not_use_is_named() -> None:
+    ranks = {bytes([n]): n for n in range(256)}
+    encoding = tiktoken.Encoding(
+        "cl100k_base", pat_str=".", mergeable_ranks=ranks, special_tokens={END_OF_TEXT: 260}
+    )
+    tokenizer = tiktoken_tokenizer(encoding)
+    check_ids([np.array([255, 260])], Path("a.pt"), tokenizer)
+    message = (
+        r"a\.pt: \[1\]: found id 258; allowed: 0 to 260, but 4 that have no text \(prepare\.tok"
+    )
+    with pytest.raises(CorpusError, match=message):
+        check_ids([np.array([1]), np.array([2, 258])], Path("a.pt"), tokenizer)
 
 
 def test_a_stream_of_lists_is_cut_by_the_fractions() -> None:
     documents = [np.arange(4), np.arange(4, 10)]
     parts = [
-        (split, ids.tolist(), end) for split, ids, end in split_lists(documents, "stream", 0.3, 0.2)
+        (split, ids.tolist(), end)
+        for split, ids, end in split_lists(documents, "stream", 0.3, 0.2, 256)
     ]
     assert parts == [
         ("train", [0, 1, 2, 3], True),
@@ -94,10 +115,10 @@ def test_a_list_has_its_end_of_text_once() -> None:
     assert [result.lengths for result in results] == [[3], [2]]
 
 
-def test_equal_lists_are_in_one_split() -> None:
-    documents = [np.array([n % 20]) for n in range(200)]
+def test_equal_lists_are_in_one_split_with_and_without_end_of_text() -> None:
+    documents = [np.array([n % 20, 256][: 1 + n // 100]) for n in range(200)]
     split_of: dict[int, set[str]] = {}
-    for split, ids, _ in split_lists(documents, "document", 0.3, 0.2):
+    for split, ids, _ in split_lists(documents, "document", 0.3, 0.2, 256):
         split_of.setdefault(int(ids[0]), set()).add(split)
     assert len(split_of) == 20
     assert all(len(splits) == 1 for splits in split_of.values())

@@ -11,14 +11,18 @@ from pipeline.corpus.tokenizers import Ids, Tokenizer
 
 
 def split_lists(
-    documents: list[Ids], split_by: str, val_fraction: float, test_fraction: float
+    documents: list[Ids], split_by: str, val_fraction: float, test_fraction: float, eot_id: int
 ) -> Iterator[tuple[str, Ids, bool]]:
-    """(split, ids, whether a document ends here), as splits.py has it with ids for bytes."""
+    """(split, ids, whether a document ends here), as splits.py has it with ids for bytes.
+
+    A document is in the same split with and without <|endoftext|> at its end.
+    """
     documents = [ids for ids in documents if len(ids)]
     if split_by == "document":
+        texts = [ids[:-1] if ids[-1] == eot_id else ids for ids in documents]
         names = [
             document_split(hashlib.sha256(ids.tobytes()).digest(), val_fraction, test_fraction)
-            for ids in documents
+            for ids in texts
         ]
         check_documents(bytes(map(SPLITS.index, names)), val_fraction, test_fraction)
         for split, ids in zip(names, documents, strict=True):

@@ -66,32 +66,43 @@ def document_split(sha256: bytes, val_fraction: float, test_fraction: float) -> 
 def split_bounds(
     total_bytes: int, val_fraction: float, test_fraction: float, unit: str = "bytes of text"
 ) -> dict[str, tuple[int, int]]:
-    """Each split's first byte and the byte after its last; raises CorpusError if one is empty.
+    """Each split's first byte and the byte after its last, by the fractions.
 
-    A fraction of 0 asks for an empty split and gets it.
+    A fraction of 0 asks for an empty split and gets it; raises CorpusError if another is empty.
     """
     share = 1 - val_fraction - test_fraction
     train_bytes = int(round(total_bytes * share, 6))  # down, as nanoGPT has it
     test_bytes = round(total_bytes * test_fraction)
     val_bytes = total_bytes - train_bytes - test_bytes if val_fraction else 0
     train_bytes = total_bytes - val_bytes - test_bytes
-    asked = {"val": (val_fraction, val_bytes), "test": (test_fraction, test_bytes)}
-    for split, (fraction, size) in asked.items():
-        if fraction and not size:
-            raise CorpusError(
-                f"prepare.{split}_fraction: {fraction} of {total_bytes:,} {unit} is "
-                "nothing; allowed: 0, or more text"
-            )
-    if train_bytes <= 0:
-        raise CorpusError(
-            f"corpus: {total_bytes:,} {unit} leave nothing to train on; "
-            "allowed: more text, or smaller prepare.val_fraction and prepare.test_fraction"
-        )
+    sizes = {"train": train_bytes, "val": val_bytes, "test": test_bytes}
+    check_sizes(sizes, val_fraction, test_fraction, unit)
     return {
         "train": (0, train_bytes),
         "val": (train_bytes, train_bytes + val_bytes),
         "test": (train_bytes + val_bytes, total_bytes),
     }
+
+
+def check_sizes(
+    sizes: dict[str, int], val_fraction: float, test_fraction: float, unit: str = "bytes of text"
+) -> None:
+    """Raise CorpusError where a split that was asked for is empty.
+
+    It may be by its bounds, or, as a cut moves to a character's start, only when it is written.
+    """
+    total = sum(sizes.values())
+    for split, fraction in (("val", val_fraction), ("test", test_fraction)):
+        if fraction and not sizes[split]:
+            raise CorpusError(
+                f"prepare.{split}_fraction: {fraction} of {total:,} {unit} is "
+                "nothing; allowed: 0, or more text"
+            )
+    if sizes["train"] <= 0:
+        raise CorpusError(
+            f"corpus: {total:,} {unit} leave nothing to train on; "
+            "allowed: more text, or smaller prepare.val_fraction and prepare.test_fraction"
+        )
 
 
 def check_documents(split_of: bytes, val_fraction: float, test_fraction: float) -> None:

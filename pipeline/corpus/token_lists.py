@@ -9,11 +9,9 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.corpus.tokenizers import Ids, Tokenizer
 from pipeline.errors import CorpusError
-
-Ids = NDArray[np.int64]
 
 _ALLOWED = "allowed: a list of 1-D integer tensors, saved by torch.save"
 
@@ -22,12 +20,12 @@ def read_token_lists(path: Path) -> list[Ids]:
     """Each document's ids; raises CorpusError where the file holds anything else."""
     import torch
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's of a foreign file; the error says it all
-            value = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception:  # what is no such file can fail in any way
-        raise CorpusError(f"{path}: not a file of tensors, or cut short; {_ALLOWED}") from None
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's of a foreign file; the error says it all
+        try:
+            value = torch.load(file, weights_only=True, map_location="cpu")
+        except Exception:  # what is no such file can fail in any way
+            raise CorpusError(f"{path}: not a file of tensors, or cut short; {_ALLOWED}") from None
     tensors = [value] if isinstance(value, torch.Tensor) else value
     if not isinstance(tensors, list | tuple):
         raise CorpusError(f"{path}: found {type(value).__name__}; {_ALLOWED}")
@@ -44,12 +42,18 @@ def read_token_lists(path: Path) -> list[Ids]:
     return [tensor.flatten().numpy().astype(np.int64) for tensor in tensors]
 
 
-def check_ids(documents: list[Ids], path: Path, vocab_size: int, tokenizer: str) -> None:
+def check_ids(documents: list[Ids], path: Path, tokenizer: Tokenizer) -> None:
     """Raise CorpusError where an id is not one of the tokenizer's."""
+    vocab_size = tokenizer.vocab_size
+    used = np.array([len(tokenizer.token_bytes(n)) > 0 for n in range(vocab_size)])
+    used[tokenizer.eot_id] = True
     for place, ids in enumerate(documents):
-        if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
-            found = ids.min() if ids.min() < 0 else ids.max()
+        foreign = ids[(ids < 0) | (ids >= vocab_size)]
+        if not len(foreign):
+            foreign = ids[~used[ids]]
+        if len(foreign):
+            unused = "" if used.all() else f", but {np.count_nonzero(~used)} that have no text"
             raise CorpusError(
-                f"{path}: [{place}]: found id {found}; allowed: 0 to {vocab_size - 1} "
-                f"(prepare.tokenizer: {tokenizer})"
+                f"{path}: [{place}]: found id {foreign[0]}; allowed: 0 to {vocab_size - 1}{unused} "
+                f"(prepare.tokenizer: {tokenizer.kind})"
             )
