@@ -7,11 +7,12 @@ import pytest
 import torch
 from fresh_project import enter_project, set_param
 
-from pipeline.corpus.batches import PADDING, Batches
+from pipeline.corpus.batches import PADDING, Batches, check_length
 from pipeline.corpus.token_stream import ShardedTokens
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.model.gpt import GPT, IGNORE, GPTConfig
 from pipeline.params import load_params
+from pipeline.randomness import seed_for
 
 TOKENS = np.arange(103, dtype=np.uint16)
 
@@ -66,8 +67,10 @@ def test_random_reaches_both_ends() -> None:
 
 
 def test_a_stream_without_a_whole_sequence_is_refused() -> None:
-    with pytest.raises(CorpusError, match=r"train split: found 10 tokens; .* \(11\)"):
+    with pytest.raises(CorpusError, match=r"train split: found 10 tokens; .* \(11\): more text$"):
         Batches(TOKENS[:10], 10, 1, "random", 1)
+    with pytest.raises(CorpusError, match=r"more text or a larger prepare\.val_fraction$"):
+        check_length(TOKENS[:10], 10, "val")
 
 
 # stride, documents, what has been seen
@@ -136,6 +139,46 @@ def test_epochs_of_documents_are_shuffled_anew_by_step_alone() -> None:
     first = {step: forward.starts(step).tolist() for step in range(1, 30)}
     assert first == {step: backward.starts(step).tolist() for step in reversed(range(1, 30))}
     assert first[1] + first[2][:2] != first[2][2:] + first[3] + first[4][:1]
+
+
+@pytest.mark.parametrize("sequences", [1, 3, 5, 8, 23])
+@pytest.mark.parametrize("order", ["shuffled", "documents"])
+def test_a_step_reads_its_places_in_the_epochs_orders(order: str, sequences: int) -> None:
+    def made() -> Batches:
+        if order == "documents":
+            return of_documents(sequences)
+        return batches(order, sequences=sequences)
+
+    plain = made()
+    epochs = [
+        np.random.Generator(np.random.PCG64(seed_for(1, "epoch", n))).permutation(plain.blocks)
+        for n in range(2 + 12 * sequences // plain.blocks)
+    ]
+    first_of = plain._starts if order == "documents" else np.arange(plain.blocks) * 10
+    places = np.concatenate([first_of[epoch] for epoch in epochs]).reshape(-1)
+    for step in (*range(1, 12), 3, 3, 11):
+        expected = places[(step - 1) * sequences : step * sequences].tolist()
+        assert plain.starts(step).tolist() == expected
+        assert made().starts(step).tolist() == expected  # as a run that goes on there
+
+
+@pytest.mark.parametrize("order", ["shuffled", "documents"])
+def test_micro_batches_of_a_step_share_its_order(
+    order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[int | str, ...]] = []
+
+    def seed(*parts: int | str) -> int:
+        drawn.append(parts)
+        return seed_for(*parts)
+
+    monkeypatch.setattr("pipeline.corpus.batches.seed_for", seed)
+    several = batches(order, sequences=4) if order == "shuffled" else of_documents(4)
+    for step in range(1, 11):
+        for first in range(4):
+            several.sequences(step, first, 1)
+            several.targets(step, first, 1)
+    assert len(drawn) == len(set(drawn))  # each epoch's order once
 
 
 @pytest.mark.parametrize("order", ["random", "shuffled", "sequential", "documents"])

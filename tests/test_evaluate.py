@@ -76,6 +76,7 @@ def test_a_test_split_that_is_too_short_is_found_before_training(finished: Path)
     refused = run(finished, "python", "-m", "pipeline", "train", check=False)
     assert refused.returncode == 2
     assert re.fullmatch(
-        r"error: test split: found \d+ tokens; allowed: at least model\.block_size \+ 1 \(17\)\n",
+        r"error: test split: found \d+ tokens; allowed: at least model\.block_size \+ 1 \(17\): "
+        r"more text or a larger prepare\.test_fraction\n",
         refused.stderr,
     )

@@ -23,9 +23,10 @@ RELEASE_AFTER = 16  # sequences; each brings up to half a megabyte of a mapped f
 def check_length(tokens: TokenStream, block_size: int, name: str) -> None:
     """Raise CorpusError where a split has no whole sequence of inputs and targets."""
     if len(tokens) < block_size + 1:
+        larger = f" or a larger prepare.{name}_fraction" if name in ("val", "test") else ""
         raise CorpusError(
             f"{name} split: found {len(tokens)} tokens; allowed: at least "
-            f"model.block_size + 1 ({block_size + 1})"
+            f"model.block_size + 1 ({block_size + 1}): more text{larger}"
         )
 
 
@@ -35,7 +36,8 @@ class Batches:
     order: `random` draws starts with replacement; `shuffled` goes through the blocks of the stream
     in a new order each epoch; `sequential` goes through them in order and wraps; `documents` goes
     through the documents, those longer than max_seq_len in several sequences, in a new order each
-    epoch, and pads the shorter ones: inputs with eot_id, targets with PADDING.
+    epoch, and pads the shorter ones: inputs with eot_id, targets with PADDING. What is left of the
+    stream behind the last whole block is in no block: `shuffled` and `sequential` never read it.
 
     stride: tokens from one block's start to the next one's, block_size (max_seq_len) where it is
     None; fewer, and blocks overlap. max_seq_len: block_size where it is None. Steps count from 1.
@@ -63,6 +65,8 @@ class Batches:
         self.seed = seed
         self._epoch = -1
         self._permutation: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._step = -1
+        self._step_places: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._eot_id = eot_id
         self._read = 0  # sequences since their memory was given back
         if order == "documents":
@@ -89,15 +93,20 @@ class Batches:
 
     def _places(self, step: int) -> NDArray[np.int64]:
         """Which of the blocks the step reads, (S,)."""
-        first = (step - 1) * self.sequences_per_step
-        places = np.arange(first, first + self.sequences_per_step)
-        if self.order == "sequential":
-            return places % self.blocks
-        return np.array([self._shuffled(place) for place in places.tolist()])
+        if step != self._step:  # each of its micro-batches asks
+            self._step_places, self._step = self._places_of(step), step
+        return self._step_places
 
-    def _shuffled(self, place: int) -> int:
-        epoch, place = divmod(place, self.blocks)
-        return int(self._order_of(epoch)[place])
+    def _places_of(self, step: int) -> NDArray[np.int64]:
+        first = (step - 1) * self.sequences_per_step
+        end = first + self.sequences_per_step
+        if self.order == "sequential":
+            return np.arange(first, end) % self.blocks
+        parts = []
+        for epoch in range(first // self.blocks, (end - 1) // self.blocks + 1):
+            start = epoch * self.blocks
+            parts.append(self._order_of(epoch)[max(first - start, 0) : end - start])
+        return np.concatenate(parts)
 
     def _order_of(self, epoch: int) -> NDArray[np.int64]:
         if epoch != self._epoch:
