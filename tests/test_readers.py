@@ -1,6 +1,7 @@
 """Raw text arrives whole and in order, in pieces that no tokenizer can tell from the document."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,17 @@ def test_how_a_file_is_read_does_not_move_the_cuts(text: str, size: int, block: 
 def test_a_long_document_is_cut(tmp_path: Path) -> None:
     pieces = list(document_pieces(["to be or not to be"], size=4))
     assert [piece.text for piece in pieces] == ["to be", " or not", " to be"]
+
+
+def test_the_pieces_of_a_long_document_cost_no_copy_of_the_rest() -> None:
+    block = "to be or not to be " * 100_000
+    tracemalloc.start()
+    try:
+        for piece in document_pieces([block], size=1000):
+            assert len(piece.text) < 1100
+        assert tracemalloc.get_traced_memory()[1] < len(block) / 2
+    finally:
+        tracemalloc.stop()
 
 
 @given(st.lists(st.text(alphabet="ab<\n").map(lambda t: t.strip("\n")).filter(bool)))

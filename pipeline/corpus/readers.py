@@ -103,9 +103,11 @@ def document_pieces(blocks: Iterable[str], size: int = PIECE_CHARACTERS) -> Iter
     pending, searched = "", 0
     for block in blocks:
         pending += block
-        while match := _SAFE_CUT.search(pending, max(size, searched)):
-            yield Piece(pending[: match.start()], ends_document=False)
-            pending, searched = pending[match.start() :], 0
+        start = 0
+        while match := _SAFE_CUT.search(pending, start + max(size, searched)):
+            yield Piece(pending[start : match.start()], ends_document=False)
+            start, searched = match.start(), 0
+        pending = pending[start:]
         searched = len(pending) - 2  # a cut near the end may show itself with the next block
     yield Piece(pending, ends_document=True)
 
