@@ -15,7 +15,8 @@ is checked when it is read.
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import tiktoken
 
+from pipeline.corpus.readers import document_pieces
 from pipeline.errors import CorpusError, TokenFileError
 from pipeline.storage import read_json, sha256_json, write_json
 
@@ -38,6 +40,7 @@ GPT4_PATTERN = (
     r"|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 
+TRAINED_AT_ONCE = 1 << 14  # characters of a text, at least
 LONGEST_WORD = 1000  # characters, in training a BPE: longer ones are cut
 KINDS = ("gpt2", "bpe", "char", "byte", "r50k_base", "p50k_base", "cl100k_base", "o200k_base")
 
@@ -116,7 +119,10 @@ class BPETokenizer(Tokenizer):
         try:
             ids = self._encoding.encode_to_numpy(text, allowed_special=set(), disallowed_special=())
         except ValueError as error:  # the pattern's engine, at about a million spaces
-            raise CorpusError(f"the text cannot be split into words: {error}") from None
+            raise CorpusError(
+                f"the text cannot be split into words: {error}; allowed: shorter runs of white "
+                "space (it takes about a million)"
+            ) from None
         return ids.astype(np.int64)
 
 
@@ -202,7 +208,21 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    model.train_from_iterator(texts, trainer)
+    stopped = False
+
+    def pieces() -> Iterator[str]:  # small ones, as the trainer takes hundreds at a time
+        for text in texts:
+            for piece in document_pieces([text], TRAINED_AT_ONCE):
+                if stopped:
+                    raise KeyboardInterrupt
+                yield piece.text
+
+    with ThreadPoolExecutor(1) as thread:  # Ctrl-C reaches this one only while it is in Python
+        try:
+            thread.submit(model.train_from_iterator, pieces(), trainer).result()
+        except BaseException:
+            stopped = True
+            raise
     merges = [" ".join(pair) for pair in json.loads(model.to_str())["model"]["merges"]]
     return _finish({"kind": "bpe", "pattern": GPT4_PATTERN, "merges": merges})
 
