@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def test_several_frames_of_zst_are_one_stream(tmp_path: Path) -> None:
 def test_a_packed_file_cut_short_or_foreign_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     whole = PACKED[name](json_lines(TEXTS))
-    for content in (whole[:-5], whole[: len(whole) // 2], b"not packed at all"):
+    for content in (whole[:-5], whole[: len(whole) // 2], b"not packed at all", b""):
         path.write_bytes(content)
         with pytest.raises(CorpusError, match=rf"{name}: (not gzip|not zstd|cut short)"):
             read(path)
@@ -64,7 +65,10 @@ def test_a_packed_file_cut_short_or_foreign_is_refused(tmp_path: Path, name: str
     ("line", "message"),
     [
         (b'{"text": "a"', "line 2: not JSON; allowed: one JSON object a line"),
-        (b'{"body": "a", "id": 1}', r"line 2: no field 'text' \(corpus.text_field\); .*body, id"),
+        (
+            b'{"body": "a", "i\\nd": 1}',
+            r"line 2: no field 'text' \(corpus\.text_field\); found: 'body', 'i\\nd'$",
+        ),
         (b'["a"]', "line 2: no field 'text' .* found: list"),
         (b'{"text": 5}', "line 2: field 'text': found int; allowed: text, null"),
         (b'{"text": "a\xff"}', "line 2: not UTF-8 at byte 11"),
@@ -91,13 +95,43 @@ def test_a_column_of_parquet_is_documents(tmp_path: Path) -> None:
 def test_a_parquet_file_without_the_column_lists_those_it_has(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     parquet.write_table(pa.table({"id": [1], "body": ["a"]}), path)
-    with pytest.raises(CorpusError, match=r"a\.parquet: no column 'text' .*; columns: id, body"):
+    with pytest.raises(
+        CorpusError, match=r"a\.parquet: no column 'text' .*; columns: 'id', 'body'"
+    ):
         read(path)
     with pytest.raises(CorpusError, match="column 'id': found int64; allowed: string"):
         read(path, field="id")
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(CorpusError, match=r"a\.parquet: not a whole parquet file: [^\n]*$"):
         read(path)
+
+
+def test_a_column_of_parquet_is_found_by_its_name_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    nested, flat = pa.array([{"text": "nested"}]), pa.array(["flat"])
+    parquet.write_table(pa.table({"a": nested, "a.text": flat}), path)
+    assert read(path, field="a.text") == ["flat"]
+    parquet.write_table(pa.Table.from_arrays([flat, flat], ["text", "text"]), path)
+    with pytest.raises(CorpusError, match=r"a\.parquet: 2 columns 'text' .*; columns: 'text', 't"):
+        read(path)
+
+
+def test_a_row_group_of_parquet_is_read_a_part_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    texts = [random.Random(n).randbytes(2000).hex() for n in range(8000)]  # 32 MB
+    parquet.write_table(pa.table({"text": texts}), path, use_dictionary=False)
+    before = pa.total_allocated_bytes()
+    for blocks in documents(path, Decoding("strict"), "text"):
+        assert sum(map(len, blocks)) == 4000
+        assert pa.total_allocated_bytes() < before + (8 << 20)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
+def test_a_file_that_cannot_be_read_at_all_is_not_called_foreign(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        read(tmp_path / name)
+    assert caught.value.filename == str(tmp_path / name)
 
 
 def test_parquet_text_that_is_not_utf8_is_named_by_its_row(tmp_path: Path) -> None:

@@ -127,7 +127,8 @@ def _json_texts(path: Path, suffix: str, decoding: Decoding, text_field: str) ->
         except (ValueError, RecursionError):
             raise CorpusError(f"{where}: not JSON; allowed: one JSON object a line") from None
         if not isinstance(value, dict) or text_field not in value:
-            found = ", ".join(value) if isinstance(value, dict) else type(value).__name__
+            is_object = isinstance(value, dict)
+            found = ", ".join(map(repr, value)) if is_object else type(value).__name__
             raise CorpusError(
                 f"{where}: no field {text_field!r} (corpus.text_field); found: {found or 'none'}"
             )
@@ -154,6 +155,8 @@ def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
 def _bytes_of(path: Path, suffix: str) -> Iterator[bytes]:
     """The file's bytes in blocks, unpacked."""
     try:
+        if suffix.endswith(".gz") and not path.stat().st_size:  # Python's takes it for a whole one
+            raise EOFError
         if suffix.endswith(".zst"):
             yield from _zstd_blocks(path)
             return
@@ -169,10 +172,10 @@ def _zstd_blocks(path: Path) -> Iterator[bytes]:
 
     # zstandard's own reader takes a file cut short for one that ends there
     unpack = zstandard.ZstdDecompressor(max_window_size=2**31)  # what zstd --long=31 writes
-    frame = unpack.decompressobj()
+    frame = unpack.decompressobj()  # what it unpacks at once may be thousands of times as long
     with path.open("rb") as file:
         try:
-            while data := file.read(1 << 16):
+            while data := file.read(1 << 12):
                 while data:
                     if frame.eof:
                         frame = unpack.decompressobj()
@@ -188,20 +191,22 @@ def _parquet_texts(path: Path, decoding: Decoding, text_field: str) -> Iterator[
     import pyarrow as pa
     from pyarrow import parquet
 
+    path.open("rb").close()  # an error of the system's names the file here
     try:
-        with parquet.ParquetFile(path) as file:
+        # a buffer: without it memory grows with the file's row groups
+        with parquet.ParquetFile(path, buffer_size=BLOCK_BYTES, pre_buffer=False) as file:
             schema = file.schema_arrow
-            if text_field not in schema.names:
+            if (count := schema.names.count(text_field)) != 1:
                 raise CorpusError(
-                    f"{path}: no column {text_field!r} (corpus.text_field); "
-                    f"columns: {', '.join(schema.names)}"
+                    f"{path}: {count or 'no'} column{'s' * (count > 1)} {text_field!r} "
+                    f"(corpus.text_field); columns: {', '.join(map(repr, schema.names))}"
                 )
             kind: Any = schema.field(text_field).type
             if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
                 raise CorpusError(f"{path}: column {text_field!r}: found {kind}; allowed: string")
             row = 0
             for batch in file.iter_batches(_ROWS, columns=[text_field]):
-                for data in batch.column(0).cast(pa.large_binary()).to_pylist():
+                for data in batch.column(text_field).cast(pa.large_binary()).to_pylist():
                     row += 1
                     yield decoding.text(data or b"", f"{path}: row {row}")
     except (pa.ArrowException, OSError) as error:  # OSError: a damaged page
