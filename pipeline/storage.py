@@ -66,7 +66,7 @@ def put_in_place(new: Path, target: Path) -> None:
     if new.parent.stat().st_dev != target.parent.stat().st_dev:  # no rename goes to another disk
         beside = target.with_name(f".{target.name}.new")
         shutil.rmtree(beside, ignore_errors=True)  # a killed process left it
-        new = shutil.move(new, beside)
+        new = Path(shutil.move(new, beside))
     old = new.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from tiny_project import environment, make_project, run, set_params, words
 
 from pipeline.corpus.encoding import Job, encode_job
 from pipeline.corpus.readers import Piece
-from pipeline.corpus.tokenizers import train_bpe
+from pipeline.corpus.tokenizers import byte_tokenizer, train_bpe
+from pipeline.errors import CorpusError
 
 pytest.importorskip("distributed", reason="distributed is missing: make test-all")
 from pipeline.corpus.cluster import encoded_by_cluster
@@ -92,3 +94,21 @@ def test_two_runs_on_one_cluster_keep_their_own_tokenizers(scheduler: str) -> No
     for job, *both in zip(jobs, *runs, strict=True):
         for tokenizer, encoded in zip(tokenizers, both, strict=True):
             assert np.array_equal(encoded.ids, encode_job(tokenizer, job, True).ids)
+
+
+@pytest.mark.slow
+def test_a_scheduler_lost_at_work_is_one_line(scheduler: str) -> None:
+    jobs = [Job("train", [Piece(words(500), True)])] * 200
+    results = encoded_by_cluster(byte_tokenizer(), jobs, True, scheduler)
+    next(results)
+    for process in psutil.Process().children():
+        if "distributed.cli.dask_scheduler" in process.cmdline():
+            process.kill()
+    with pytest.raises(CorpusError, match=rf"^log\.scheduler: {scheduler} was lost at work[^\n]*$"):
+        list(results)
+
+
+def test_the_brackets_of_an_ipv6_address_are_not_its_hosts() -> None:
+    # refused, or no IPv6 here: either is said of the address, not of an unknown name
+    with pytest.raises(CorpusError, match=r"\[::1\]:1, where no .* answers \(\[Errno [0-9]"):
+        next(encoded_by_cluster(byte_tokenizer(), [], True, "tcp://[::1]:1"))

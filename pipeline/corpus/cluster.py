@@ -8,9 +8,11 @@ under way. The workers need this project installed at the same versions, and no 
 import socket
 from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError
 from typing import Any
 
-from distributed import Client, Future, Worker, WorkerPlugin, get_worker
+from distributed import Client, Future, KilledWorker, Worker, WorkerPlugin, get_worker
+from distributed.comm import CommClosedError
 
 from pipeline.corpus.encoding import JOBS_PER_WORKER, Encoded, Job, encode_job
 from pipeline.corpus.tokenizers import Tokenizer, from_json
@@ -39,7 +41,7 @@ def encoded_by_cluster(
     """Every job's result, in the jobs' order; raises CorpusError where no cluster answers."""
     host, _, port = scheduler.rpartition("//")[2].rpartition(":")
     try:  # a client that finds nothing waits long and leaves its threads behind
-        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except OSError as error:
         raise CorpusError(
             f"log.scheduler: found {scheduler}, where no Dask scheduler answers ({error}); "
@@ -57,13 +59,19 @@ def encoded_by_cluster(
                 f"log.scheduler: {scheduler} has no worker that can start ({reason}); allowed: "
                 "workers with this project installed at the same versions"
             ) from None
-        for job in work:
-            # not pure: equal jobs are different ones
-            pending.append(client.submit(encode_on_worker, encoder.name, job, pure=False))
-            if len(pending) >= JOBS_PER_WORKER * max(1, sum(client.ncores().values())):
+        try:
+            for job in work:
+                # not pure: equal jobs are different ones
+                pending.append(client.submit(encode_on_worker, encoder.name, job, pure=False))
+                if len(pending) >= JOBS_PER_WORKER * max(1, sum(client.ncores().values())):
+                    yield pending.popleft().result()
+            while pending:
                 yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        except (KilledWorker, CommClosedError, CancelledError, TimeoutError) as error:
+            raise CorpusError(
+                f"log.scheduler: {scheduler} was lost at work, or its workers "
+                f"({type(error).__name__}); allowed: a cluster that stays, or null"
+            ) from None
 
 
 def encode_on_worker(encoder: str, job: Job) -> Encoded:
