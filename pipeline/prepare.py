@@ -32,11 +32,11 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from pipeline.corpus.encode_lists import encode_lists, split_lists
+from pipeline.corpus.encode_lists import check_ids, encode_lists, split_lists
 from pipeline.corpus.encoding import Encoded, Job, encoded, jobs, worker_count
 from pipeline.corpus.formats import Decoding
 from pipeline.corpus.ranks import gpt2_merges, tiktoken_encoding
-from pipeline.corpus.readers import Piece, RawCorpus, open_corpus
+from pipeline.corpus.readers import Piece, RawCorpus, document_pieces, open_corpus
 from pipeline.corpus.shards import SplitWriter
 from pipeline.corpus.splits import (
     SPLITS,
@@ -50,7 +50,7 @@ from pipeline.corpus.splits import (
     utf8_length,
 )
 from pipeline.corpus.statistics import Statistics
-from pipeline.corpus.token_lists import check_ids, read_token_lists
+from pipeline.corpus.token_lists import read_token_lists
 from pipeline.corpus.tokenizers import (
     Ids,
     Tokenizer,
@@ -64,6 +64,9 @@ from pipeline.errors import CorpusError
 from pipeline.params import Params, PrepareParams, load_params
 from pipeline.paths import RAW, TOKENS
 from pipeline.storage import put_in_place, scratch, write_json
+
+# characters, at least: a trainer takes hundreds of pieces at a time, and Ctrl-C waits for them
+TRAINED_AT_ONCE = 1 << 14
 
 
 def prepare() -> None:
@@ -119,7 +122,12 @@ def _write_text(
         pieces = reader.pieces(doing)
         return by_stream(pieces, bounds) if bounds else by_document(pieces, found.split_of)
 
-    train_text = (piece.text for split, piece in routed("tokenizer") if split == "train")
+    train_text = (
+        part.text
+        for split, piece in routed("tokenizer")
+        if split == "train"
+        for part in document_pieces([piece.text], TRAINED_AT_ONCE)
+    )
     tokenizer = _make_tokenizer(settings, train_text)
     workers = worker_count(params.log.workers, found.text_bytes)
     started = time.monotonic()

@@ -8,8 +8,8 @@ import pytest
 import tiktoken
 import torch
 
-from pipeline.corpus.encode_lists import encode_lists, split_lists
-from pipeline.corpus.token_lists import check_ids, read_token_lists
+from pipeline.corpus.encode_lists import check_ids, encode_lists, split_lists
+from pipeline.corpus.token_lists import read_token_lists
 from pipeline.corpus.tokenizers import END_OF_TEXT, byte_tokenizer, tiktoken_tokenizer
 from pipeline.errors import CorpusError
 

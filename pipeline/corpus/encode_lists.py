@@ -2,12 +2,31 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
 from pipeline.corpus.encoding import Encoded
 from pipeline.corpus.splits import SPLITS, check_documents, document_split, split_bounds
 from pipeline.corpus.tokenizers import Ids, Tokenizer
+from pipeline.errors import CorpusError
+
+
+def check_ids(documents: list[Ids], path: Path, tokenizer: Tokenizer) -> None:
+    """Raise CorpusError where an id is not one of the tokenizer's."""
+    vocab_size = tokenizer.vocab_size
+    used = np.array([len(tokenizer.token_bytes(n)) > 0 for n in range(vocab_size)])
+    used[tokenizer.eot_id] = True
+    for place, ids in enumerate(documents):
+        foreign = ids[(ids < 0) | (ids >= vocab_size)]
+        if not len(foreign):
+            foreign = ids[~used[ids]]
+        if len(foreign):
+            unused = "" if used.all() else f", but {np.count_nonzero(~used)} that have no text"
+            raise CorpusError(
+                f"{path}: [{place}]: found id {foreign[0]}; allowed: 0 to {vocab_size - 1}{unused} "
+                f"(prepare.tokenizer: {tokenizer.kind})"
+            )
 
 
 def split_lists(

@@ -9,9 +9,11 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.corpus.tokenizers import Ids, Tokenizer
 from pipeline.errors import CorpusError
+
+Ids = NDArray[np.int64]
 
 _ALLOWED = "allowed: a list of 1-D integer tensors, saved by torch.save"
 
@@ -40,20 +42,3 @@ def read_token_lists(path: Path) -> list[Ids]:
                 f"{path}: [{place}]: found a {tensor.dim()}-D tensor of {kind}; {_ALLOWED}"
             )
     return [tensor.flatten().numpy().astype(np.int64) for tensor in tensors]
-
-
-def check_ids(documents: list[Ids], path: Path, tokenizer: Tokenizer) -> None:
-    """Raise CorpusError where an id is not one of the tokenizer's."""
-    vocab_size = tokenizer.vocab_size
-    used = np.array([len(tokenizer.token_bytes(n)) > 0 for n in range(vocab_size)])
-    used[tokenizer.eot_id] = True
-    for place, ids in enumerate(documents):
-        foreign = ids[(ids < 0) | (ids >= vocab_size)]
-        if not len(foreign):
-            foreign = ids[~used[ids]]
-        if len(foreign):
-            unused = "" if used.all() else f", but {np.count_nonzero(~used)} that have no text"
-            raise CorpusError(
-                f"{path}: [{place}]: found id {foreign[0]}; allowed: 0 to {vocab_size - 1}{unused} "
-                f"(prepare.tokenizer: {tokenizer.kind})"
-            )

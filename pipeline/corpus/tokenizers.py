@@ -24,7 +24,6 @@ import numpy as np
 import numpy.typing as npt
 import tiktoken
 
-from pipeline.corpus.readers import document_pieces
 from pipeline.errors import CorpusError, TokenFileError
 from pipeline.storage import read_json, sha256_json, write_json
 
@@ -40,7 +39,6 @@ GPT4_PATTERN = (
     r"|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 
-TRAINED_AT_ONCE = 1 << 14  # characters of a text, at least
 LONGEST_WORD = 1000  # characters, in training a BPE: longer ones are cut
 KINDS = ("gpt2", "bpe", "char", "byte", "r50k_base", "p50k_base", "cl100k_base", "o200k_base")
 
@@ -210,16 +208,15 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     stopped = False
 
-    def pieces() -> Iterator[str]:  # small ones, as the trainer takes hundreds at a time
+    def until_stopped() -> Iterator[str]:
         for text in texts:
-            for piece in document_pieces([text], TRAINED_AT_ONCE):
-                if stopped:
-                    raise KeyboardInterrupt
-                yield piece.text
+            if stopped:
+                raise KeyboardInterrupt
+            yield text
 
     with ThreadPoolExecutor(1) as thread:  # Ctrl-C reaches this one only while it is in Python
         try:
-            thread.submit(model.train_from_iterator, pieces(), trainer).result()
+            thread.submit(model.train_from_iterator, until_stopped(), trainer).result()
         except BaseException:
             stopped = True
             raise
