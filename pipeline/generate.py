@@ -1,5 +1,6 @@
 """Command generate: text from a trained checkpoint, or any model that can be read."""
 
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.errors import UserError
+from pipeline.errors import ParamsError, UserError
 from pipeline.params import SampleParams, load_params, with_options
 from pipeline.paths import BEST
 from pipeline.storage import write_text
@@ -76,8 +77,13 @@ def generate(
     ):
         if one and other:
             raise UserError(f"{one}: found with {other}; allowed: one of the two")
-    if output is not None and output.is_dir():
-        raise UserError(f"--output: found {output}, a folder; allowed: a file")
+    if "" in (stop or ()):
+        raise UserError("--stop: found ''; allowed: a text")
+    if sys.stdout is None:
+        raise UserError("stdout: found it closed; allowed: an open one")
+    if output is not None and output.exists() and not output.is_file():
+        kind = "a folder" if output.is_dir() else "no regular file"
+        raise UserError(f"--output: found {output}, {kind}; allowed: a file")
     params = load_params()
     asked = {
         "prompt": None if prompt is None else prompt.replace("\\n", "\n"),
@@ -113,6 +119,7 @@ def generate(
                 f"note: the prompt has {length} tokens, the model sees {most}: "
                 f"it goes on from the last {max(1, most // 2)}",
                 highlight=False,
+                soft_wrap=True,
             )
         return stream_text(
             model, tokenizer, text, draws, max_new_tokens=sample.max_new_tokens, stops=stops
@@ -120,25 +127,32 @@ def generate(
 
     strategy = as_set(sample)
     draws = [Draw(strategy, sample.seed + number) for number in range(sample.num_samples)]
-    written = ""
+    shown: list[str] = []
     try:
         if interactive:
             for text in _prompts():
-                written += _show(write, with_options(sample, {"prompt": text}).prompt, draws)
+                try:
+                    asked_for = with_options(sample, {"prompt": text}).prompt
+                except ParamsError as error:
+                    print(f"error: {str(error).removeprefix('--')}", file=sys.stderr)
+                    continue
+                _show(write, asked_for, draws, shown)
         elif compare:
-            written = _compare(write, sample)
+            _compare(write, sample, shown)
         else:
-            written = _show(write, sample.prompt, draws)
+            _show(write, sample.prompt, draws, shown)
     finally:  # what was shown is kept, whatever ends it
-        if output is not None and written:
+        if output is not None and shown:
             try:
-                write_text(output, written)
+                write_text(output.resolve(), "".join(shown))  # a symbolic link stays one
             except OSError as error:
                 raise UserError(f"--output: {output}: {error.strerror}") from None
 
 
 def _prompts() -> "Iterator[str]":
-    while True:
+    if isinstance(sys.stdin, io.TextIOWrapper):  # bytes that are no text cost one prompt alone
+        sys.stdin.reconfigure(errors="surrogateescape")
+    while sys.stdin is not None:
         try:
             line = input("prompt> ")
         except EOFError:
@@ -148,35 +162,31 @@ def _prompts() -> "Iterator[str]":
         yield line.replace("\\n", "\n")
 
 
-def _print(text: str) -> None:
+def _print(text: str, shown: list[str]) -> None:
     """Print at once; to a terminal without the control characters that it would obey."""
     from pipeline.training.samples import visible
 
+    shown.append(text)
     print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
 
 
-def _show(write: "Writer", prompt: str, draws: "Sequence[Draw]") -> str:
-    """Print a prompt's samples, the only one as it comes; returns what was printed."""
+def _show(write: "Writer", prompt: str, draws: "Sequence[Draw]", shown: list[str]) -> None:
+    """Print a prompt's samples, the only one as it comes; `shown` takes what is printed."""
     if len(draws) == 1:
-        parts = [prompt]
-        _print(prompt)
+        _print(prompt, shown)
         for piece in write(prompt, draws):
-            parts.append(piece.text)
-            _print(piece.text)
-        print()
-        return "".join([*parts, "\n"])
-    texts, shown = [prompt] * len(draws), ""
+            _print(piece.text, shown)
+        _print("\n", shown)
+        return
+    texts = [prompt] * len(draws)
     for piece in write(prompt, draws):
         texts[piece.number] += piece.text
         if piece.over:
             heading = f"--- sample {piece.number + 1}, seed {draws[piece.number].seed} ---"
-            block = f"{heading}\n{texts[piece.number]}\n"
-            _print(block)
-            shown += block
-    return shown
+            _print(f"{heading}\n{texts[piece.number]}\n", shown)
 
 
-def _compare(write: "Writer", sample: SampleParams) -> str:
+def _compare(write: "Writer", sample: SampleParams, shown: list[str]) -> None:
     """Print the same prompt and seed by several strategies, side by side."""
     from pipeline.evaluation.sampling import Draw, as_set, compared_strategies
     from pipeline.training.samples import visible
@@ -186,15 +196,16 @@ def _compare(write: "Writer", sample: SampleParams) -> str:
     draws = [Draw(strategy, sample.seed) for strategy in strategies.values()]
     for piece in write(sample.prompt, draws):
         texts[piece.number] += piece.text
+    names = list(strategies)
+    shown += [
+        f"--- {name}, seed {sample.seed} ---\n{text}\n"
+        for name, text in zip(names, texts, strict=True)
+    ]
     console = Console()
-    names, columns = list(strategies), max(1, console.width // 36)
+    columns = max(1, console.width // 36)
     for first in range(0, len(names), columns):
         table = Table(expand=True)
         for name in names[first : first + columns]:
             table.add_column(name, ratio=1, overflow="fold")
         table.add_row(*(Text(visible(text)) for text in texts[first : first + columns]))
         console.print(table)
-    return "".join(
-        f"--- {name}, seed {sample.seed} ---\n{text}\n"
-        for name, text in zip(names, texts, strict=True)
-    )

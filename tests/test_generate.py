@@ -2,8 +2,10 @@
 it cannot."""
 
 import io
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from tiny_project import ROOT, environment
 
 from pipeline.__main__ import main
 from pipeline.evaluation.sampling import generate
+from pipeline.evaluation.text import Piece
 from pipeline.model.gpt import GPT
 
 TOKENIZER = TOKENIZERS["bpe"]
@@ -77,6 +80,33 @@ def test_output_holds_what_is_shown(model: GPT, shown: pytest.CaptureFixture[str
     assert Path("texts/out.txt").read_bytes().decode() == shown.readouterr().out
 
 
+def test_output_is_written_through_a_link_and_replaces_no_device(
+    model: GPT, shown: pytest.CaptureFixture[str]
+) -> None:
+    Path("target.txt").write_text("before")
+    Path("link.txt").symlink_to("target.txt")
+    assert draw("--prompt", "I", "--output", "link.txt") == 0
+    assert Path("link.txt").is_symlink()
+    assert Path("target.txt").read_bytes().decode() == shown.readouterr().out
+    os.mkfifo("fifo")
+    assert draw("--prompt", "I", "--output", "fifo") == 2
+    line = "--output: found fifo, no regular file; allowed: a file"
+    assert shown.readouterr().err == f"error: {line}\n"
+    assert Path("fifo").is_fifo()
+
+
+def test_output_keeps_what_was_shown_of_a_sample_that_is_stopped(
+    model: GPT, shown: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*arguments: object, **settings: object) -> Iterator[Piece]:
+        yield Piece(0, " go", False)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.evaluation.text.stream_text", stopped)
+    assert draw("--prompt", "I", "--num-samples", "1", "--output", "out.txt") == 130
+    assert Path("out.txt").read_text() == shown.readouterr().out == "I go"
+
+
 def test_compare_shows_every_strategy_on_one_prompt(
     model: GPT, shown: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,7 +134,8 @@ def test_a_prompt_longer_than_the_context_is_said(
 ) -> None:
     assert draw("--prompt", "x" * 200, "--num-samples", "1") == 0
     error = shown.readouterr().err
-    assert "the model sees 64: it goes on from the last 32" in " ".join(error.split())
+    assert error.endswith("the model sees 64: it goes on from the last 32\n")
+    assert error.count("\n") == 1
 
 
 def test_any_model_that_can_be_read_will_do(model: GPT, shown: pytest.CaptureFixture[str]) -> None:
@@ -128,6 +159,7 @@ def test_any_model_that_can_be_read_will_do(model: GPT, shown: pytest.CaptureFix
             "--repetition-penalty: found nan; allowed: a number above 0",
         ),
         (("--output", "data"), "--output: found data, a folder; allowed: a file"),
+        (("--stop", "I", "--stop", ""), "--stop: found ''; allowed: a text"),
         (("--checkpoint", "none.pt"), "none.pt: not found; allowed: gpt2, gpt2-medium"),
         (
             ("--greedy", "--temperature", "1"),
@@ -145,17 +177,38 @@ def test_mistakes_are_one_line(
     assert shown.readouterr().err.startswith(f"error: {line}")
 
 
-def test_text_that_utf_8_cannot_hold_is_one_line_and_what_was_shown_is_kept(
-    model: GPT, shown: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_text_that_utf_8_cannot_hold_is_one_line(
+    model: GPT, shown: pytest.CaptureFixture[str]
 ) -> None:
     assert draw("--prompt", "caf\udce9") == 2
     assert shown.readouterr().err == (
         "error: --prompt: found 'caf\\udce9'; allowed: text that UTF-8 can hold\n"
     )
-    monkeypatch.setattr("sys.stdin", io.StringIO("Shall\ncaf\udce9\n"))
-    assert draw("--interactive", "--num-samples", "1", "--output", "out.txt") == 2
-    assert shown.readouterr().err.startswith("error: --prompt: found 'caf\\udce9'")
-    assert Path("out.txt").read_bytes().decode() == f"{drawn(model, 'Shall', 1337)}\n"
+
+
+def test_a_prompt_that_is_not_utf_8_costs_no_other(model: GPT) -> None:
+    command = [sys.executable, "-m", "pipeline", "generate", "--interactive", "--num-samples", "1"]
+    done = subprocess.run(
+        [*command, "--max-new-tokens", "12", "--output", "out.txt"],
+        input=b"Shall\ncaf\xe9\nThou\n",
+        env=environment(PYTHONUTF8="1", PYTHONPATH=str(ROOT)), capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == (
+        b"error: prompt: found 'caf\\udce9'; allowed: text that UTF-8 can hold\n"
+    )
+    texts = [drawn(model, prompt, 1337) for prompt in ("Shall", "Thou")]
+    assert Path("out.txt").read_bytes().decode() == "".join(f"{text}\n" for text in texts)
+
+
+def test_a_closed_stdin_is_an_empty_one_and_a_closed_stdout_one_line(
+    model: GPT, shown: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert draw("--interactive") == 0
+    monkeypatch.setattr("sys.stdout", None)
+    assert draw("--prompt", "I") == 2
+    assert shown.readouterr().err == "error: stdout: found it closed; allowed: an open one\n"
 
 
 def test_a_terminal_that_lacks_a_character_is_shown_its_code(model: GPT) -> None:
