@@ -37,7 +37,7 @@ class DeviceError(UserError):
 
 
 class TrainingError(UserError):
-    """Training cannot go on: the loss is not finite, the disk is full, another trainer runs."""
+    """Training cannot go on: the loss is not finite, no memory is left, another trainer runs."""
 
     exit_code = 1
 

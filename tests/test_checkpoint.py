@@ -2,10 +2,13 @@
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_project import ROOT, environment
 
 from pipeline import GPT, load_checkpoint
 from pipeline.errors import CheckpointError
@@ -45,6 +48,35 @@ def test_the_same_values_are_the_same_bytes_under_any_name(tmp_path: Path) -> No
     save(tmp_path / "a.pt", gpt)
     save(tmp_path / "another.pt", load_checkpoint(tmp_path / "a.pt")[0])
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "another.pt").read_bytes()
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from pipeline.model.tensor_file import save_tensors
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+path, payload = Path("a.pt"), {"weights": torch.zeros(30000), "step": 1}
+save_tensors(path, payload)
+for size in range(0, path.stat().st_size, 997):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    try:
+        save_tensors(Path("b.pt"), payload)
+    except OSError as error:
+        assert Path(error.filename).name == "b.pt", error
+    else:
+        raise AssertionError(size)
+assert [file.name for file in Path().iterdir()] == ["a.pt"]
+"""
+
+
+def test_a_disk_that_is_full_at_any_place_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL],
+        cwd=tmp_path, env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_tied_weight_is_stored_once(tmp_path: Path) -> None:

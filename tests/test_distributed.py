@@ -86,6 +86,15 @@ def test_two_processes_train_as_one_does_and_the_first_alone_speaks(project: Pat
     assert_alike(one, (losses(project), weights(project)))
 
 
+def test_a_full_disk_while_shards_are_saved_is_one_line(project: Path) -> None:
+    set_params(project, train__parallel="fsdp", log__save_interval=1e-6)
+    full = train(project, "sh", "-c", "ulimit -f 4; trap '' XFSZ; exec python \"$@\"", "python")
+    assert full.returncode == 1, full.stdout
+    assert full.stderr.startswith("error: .cache/train/")
+    assert full.stderr.endswith(".shards: not written; make room and run it again\n")
+    assert full.stderr.count("\n") == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",

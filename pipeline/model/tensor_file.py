@@ -36,7 +36,12 @@ def plain_copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def save_tensors(path: Path, payload: dict[str, Any]) -> None:
     """Write a dict of tensors and plain values to a .pt file, atomically."""
     with atomic_writer(path) as file:
-        torch.save(payload, file)
+        try:
+            torch.save(payload, file)
+        except RuntimeError as error:  # what torch makes of a full disk
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, Any]:

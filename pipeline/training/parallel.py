@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.errors import TrainingError
 from pipeline.model.gpt import GPT
 from pipeline.training.ranks import Ranks
 from pipeline.training.runtime import Runtime
@@ -99,11 +100,18 @@ def gathered(model: GPT) -> GPT:
 
 def save_shards(folder: Path, model: GPT, optimizers: list[torch.optim.Optimizer]) -> None:
     """Every process writes its part of weights and optimizer state into the folder."""
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict import get_state_dict
     from torch.distributed.checkpoint.state_dict_saver import save
 
     weights, states = get_state_dict(model, optimizers)
-    save({"model": weights, "optimizers": states}, checkpoint_id=folder)
+    try:
+        save({"model": weights, "optimizers": states}, checkpoint_id=folder)
+    except CheckpointException as error:
+        for reason, _ in error.failures.values():
+            if isinstance(reason, OSError) or "unexpected pos" in str(reason):  # as torch says it
+                raise TrainingError(f"{folder}: not written; make room and run it again") from None
+        raise
 
 
 def load_shards(folder: Path, model: GPT, optimizers: list[torch.optim.Optimizer]) -> None:
