@@ -118,12 +118,13 @@ def test_the_card_has_metrics_and_lineage_of_the_weights_that_reports_is_about(
 
     monkeypatch.chdir(tmp_path)
     checkpoint(tmp_path / "best.pt", "modern", TOKENIZERS["bpe"])
+    checkpoint(tmp_path / "last.pt", "modern", TOKENIZERS["byte"])
     provenance = {
         "corpus": META["corpus"],
         "tokens": {"tokenizer": META["tokenizer"]},
         "parameters": {"train": "ab" * 32},
         "stages": {"train": {"code": "cd" * 32}},
-        "checkpoints": {"best.pt": sha256_file(tmp_path / "best.pt")},
+        "checkpoints": {name: sha256_file(tmp_path / name) for name in ("best.pt", "last.pt")},
     }
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports/provenance.json").write_text(json.dumps(provenance))
@@ -136,9 +137,32 @@ def test_the_card_has_metrics_and_lineage_of_the_weights_that_reports_is_about(
     assert main(["export", "again", "--checkpoint", "out"]) == 0  # an export keeps its lineage
     assert Path("again/README.md").read_text() == card
 
+    assert main(["export", "last", "--checkpoint", "last.pt"]) == 0
+    card = Path("last/README.md").read_text()
+    assert "None are recorded: of the run's checkpoints best.pt alone was scored." in card
+    for digest in (provenance["checkpoints"]["last.pt"], "ab" * 32, "cd" * 32):
+        assert digest in card
+
     checkpoint(tmp_path / "other.pt", "gpt2", TOKENIZERS["bpe"])
     assert main(["export", "other", "--checkpoint", "other.pt"]) == 0
     assert "None are recorded" in Path("other/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "origin", [{"metrics": {}}, {"metrics": {}, "provenance": []}, [], "somewhere"]
+)
+def test_a_foreign_lineage_that_is_not_whole_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: object
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint(tmp_path / "best.pt", "modern", TOKENIZERS["byte"])
+    sha256 = sha256_file(tmp_path / "best.pt")
+    kept = {"sha256": "ab" * 32, "exported_sha256": sha256, "origin": origin}
+    (tmp_path / "lineage.json").write_text(json.dumps(kept))
+    assert main(["export", "out", "--checkpoint", "best.pt"]) == 0
+    card = Path("out/README.md").read_text()
+    assert "the weights are not those of a reported run" in card
+    assert sha256 in card
 
 
 SPACE = """

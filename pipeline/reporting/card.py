@@ -1,7 +1,8 @@
 """The model card of an export: what it is, how good, where it comes from, how to load it.
 
-Metrics and lineage are those of reports/ where the exported weights are the ones that reports/ is
-about, by their hash; other weights get neither.
+Lineage is that of reports/ where the exported weights are a checkpoint of the run that reports/ is
+about, by their hash, and metrics too where they are best.pt, which was scored; other weights get
+neither.
 """
 
 import json
@@ -21,14 +22,20 @@ LINEAGE_FILE = "lineage.json"
 def lineage(sha256: str, beside: Path) -> tuple[str, dict[str, Any] | None]:
     """The weights' sha256, and {"metrics", "provenance"} of the run that made them, if known.
 
+    Metrics are empty where other weights of that run were scored.
+
     An export has both in lineage.json `beside` its weights, which have another form and so another
     hash; else reports/ tells, where it is about these weights.
     """
     try:
         kept = json.loads((beside / LINEAGE_FILE).read_text(encoding="utf-8"))
         if kept["exported_sha256"] == sha256:
+            # it may come from anywhere: what is read of it must be there, and digests be text
+            "".join(digest for _, digest in origin_rows(kept["origin"], kept["sha256"]))
+            if kept["origin"] is not None:
+                score_rows(kept["origin"])
             return kept["sha256"], kept["origin"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     return sha256, _reported(sha256)
 
@@ -39,6 +46,8 @@ def _reported(sha256: str) -> dict[str, Any] | None:
         metrics = json.loads(METRICS.read_text(encoding="utf-8"))
         if sha256 not in provenance["checkpoints"].values():
             return None
+        if sha256 != provenance["checkpoints"]["best.pt"]:
+            metrics = {}
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return {"metrics": metrics, "provenance": provenance}
@@ -90,11 +99,14 @@ def model_card(rows: list[tuple[str, str]], origin: dict[str, Any] | None, sha25
         "# A GPT trained with TraceGPT",
         table(("model", "value"), rows),
     ]
-    if origin is not None:
+    parts += ["## Metrics"]
+    if origin is None:
+        parts += ["None are recorded: the weights are not those of a reported run."]
+    elif scores := score_rows(origin):
         heads = ("split", "loss (nats per token)", "perplexity", "bits per byte")
-        parts += ["## Metrics", table(heads, score_rows(origin))]
+        parts += [table(heads, scores)]
     else:
-        parts += ["## Metrics", "None are recorded: the weights are not those of a reported run."]
+        parts += ["None are recorded: of the run's checkpoints best.pt alone was scored."]
     parts += [
         "## Lineage",
         "Everything by its content, as sha256:",
