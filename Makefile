@@ -71,6 +71,8 @@ demo: $(EXTRAS) ## Serve a page on this machine to try the best checkpoint
 	$(BIN)/python -m pipeline demo
 
 remote: $(READY) ## Share results through a folder, s3:// or ssh://: make remote REMOTE=...
+	@[ -n '$(strip $(REMOTE))' ] || { \
+	  echo "make: REMOTE: found nothing; allowed: a folder, s3://... or ssh://..." >&2; exit 1; }
 	@$(BIN)/dvc remote add --quiet --local --default --force shared '$(REMOTE)'
 	@echo "dvc push and dvc pull now go to $(REMOTE)"
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.console import uncut_console
 from pipeline.params import Params, load_params
@@ -62,6 +63,6 @@ def _only_print(params: Params, checkpoint: str, text: Path | None) -> None:
         if each.word_perplexity is not None:
             numbers.append(each.word_perplexity)
         table.add_row(
-            each.name, f"{each.score.targets:,}", *(f"{number:.4f}" for number in numbers)
+            Text(each.name), f"{each.score.targets:,}", *(f"{number:.4f}" for number in numbers)
         )
     uncut_console().print(table)

@@ -123,6 +123,9 @@ def test_a_pickle_bomb_is_refused_unexecuted(
 
 
 def test_foreign_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "words.pt").write_text("Shall I compare thee")
+    line = "refused: not a checkpoint, or it holds more than tensors and plain values"
+    assert refused(tmp_path / "words.pt").endswith(line)
     assert "not found" in refused(tmp_path / "none.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     assert "found list; allowed: a dict" in refused(tmp_path / "list.pt")

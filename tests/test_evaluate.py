@@ -62,6 +62,12 @@ def test_an_empty_text_is_refused(finished: Path) -> None:
     assert done.stderr == "error: empty.txt: --text: found nothing; allowed: a file with text\n"
 
 
+def test_a_name_in_brackets_is_shown_as_it_is(finished: Path) -> None:
+    (finished / "[red]x.txt").write_text("the king and the queen of the night")
+    done = run(finished, "python", "-m", "pipeline", "evaluate", "--text", "[red]x.txt")
+    assert "[red]x.txt" in done.stdout
+
+
 def test_a_text_of_one_long_word_has_no_finite_word_perplexity(finished: Path) -> None:
     (finished / "zh.txt").write_text("\ufeff" + "红楼梦里的人物很多。" * 100, encoding="utf-8")
     done = run(finished, "python", "-m", "pipeline", "evaluate", "--text", "zh.txt")

@@ -119,6 +119,16 @@ def test_report_forces_the_one_stage(project: Path) -> None:
     assert "dvc repro --single-item --force report" in make(project, "-n", "report").stdout
 
 
+@pytest.mark.parametrize("named", ["", " "])
+def test_a_remote_without_a_name_is_refused(project: Path, named: str) -> None:
+    make(project, "setup", "PYTHON=./fake-python")
+    refused = make(project, "remote", "PYTHON=./fake-python", f"REMOTE={named}")
+    assert refused.returncode != 0
+    line = "make: REMOTE: found nothing; allowed: a folder, s3://... or ssh://..."
+    assert line in refused.stderr.splitlines()
+    assert "dvc push" not in refused.stdout
+
+
 def test_ci_runs_what_people_run() -> None:
     assert os.access(ROOT / ".ci/run", os.X_OK)
     assert "make test" in (ROOT / ".ci/run").read_text(encoding="utf-8")

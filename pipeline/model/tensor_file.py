@@ -6,6 +6,7 @@ bytes.
 """
 
 import json
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 from pipeline.errors import CheckpointError
 from pipeline.storage import atomic_writer, write_bytes
 
+FOREIGN = "not a checkpoint, or it holds more than tensors and plain values"
 HEADER = "pipeline"  # the key in a .safetensors file's header that is this project's
 
 
@@ -62,12 +64,11 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a whole checkpoint: {error}") from None
     try:
         payload = torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError:  # torch's text says how to execute what is in the file
+        raise CheckpointError(f"{path}: refused: {FOREIGN}") from None
     except Exception as error:  # a foreign file can fail in any way
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(
-            f"{path}: refused: not a checkpoint, or it holds more than tensors and plain values "
-            f"({reason[:200]})"
-        ) from None
+        raise CheckpointError(f"{path}: refused: {FOREIGN} ({reason[:200]})") from None
     if not isinstance(payload, dict):
         raise CheckpointError(f"{path}: found {type(payload).__name__}; allowed: a dict")
     return payload
