@@ -1,14 +1,16 @@
 """Command demo: a page to try a model in a browser; the same page runs as a Hugging Face Space.
 
 Text comes as it is drawn. One text is drawn at a time, the next MOST_WAITING wait, and the server
-itself holds prompts and lengths within limits. It serves the loopback only, unless --host says
-otherwise, loads nothing from elsewhere and reports to nobody.
+itself holds prompts and lengths within limits. It serves the loopback only, and under its names
+only, unless --host says otherwise, loads nothing from elsewhere, takes no files and reports to
+nobody.
 """
 
 import os
 import re
 import socket
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +29,7 @@ MOST_CHARACTERS = 4_000  # of a prompt
 MOST_NEW_TOKENS = 500
 MOST_WAITING = 16
 PROMPT = "ROMEO:\n"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def demo(
@@ -56,8 +59,18 @@ def demo(
     runtime.place(pretrained.model, params.train)
     print(f"the page is at http://{host}:{port}, until Ctrl-C", flush=True)
     build_page(pretrained, params.sample.prompt).launch(
-        server_name=host, server_port=port, **launch_settings()
+        server_name=host,
+        server_port=port,
+        app_kwargs={"middleware": _own_names_only()} if host in LOOPBACK else None,
+        **launch_settings(),
     )
+
+
+def _own_names_only() -> list[Any]:
+    """What refuses a request under another name, which another site can give to this machine."""
+    trusted = import_module("starlette.middleware.trustedhost").TrustedHostMiddleware
+    middleware = import_module("starlette.middleware").Middleware
+    return [middleware(trusted, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])]
 
 
 def _check_free(host: str, port: int) -> None:
@@ -91,6 +104,7 @@ def launch_settings() -> dict[str, Any]:
         "show_error": True,
         "quiet": True,
         "share": False,
+        "max_file_size": 1,  # byte: the page has nothing to upload
         "ssr_mode": False,
         "run_history": False,
         "footer_links": [],
@@ -133,7 +147,7 @@ def build_page(pretrained: "Pretrained", prompt: str = PROMPT) -> "gradio.Blocks
         prompt: str, most: float, temperature: float, top_k: float, top_p: float, seed: float
     ) -> Iterator[str]:
         if line := refusal(prompt, most, temperature, top_k, top_p, seed):
-            raise gr.Error(line)
+            raise gr.Error(line, print_exception=False)
         strategy = Strategy(float(temperature), int(top_k), float(top_p))
         text = prompt
         draws = [Draw(strategy, int(seed))]

@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 from fresh_project import enter_project
@@ -128,6 +130,36 @@ def test_type_generate_and_see_the_text_come(address: str, browser: Any) -> None
     assert elsewhere == []
     if sys.platform == "linux":
         assert listening(int(address.rpartition(":")[2])) == {"0100007F"}  # 127.0.0.1
+
+
+def answer(url: str, data: bytes | None = None, **headers: str) -> int:
+    """The HTTP status of a request."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        with urlopen(Request(url, data, names), timeout=SECONDS) as got:
+            return int(got.status)
+    except HTTPError as error:
+        with error:
+            return error.code
+
+
+@pytest.mark.slow
+def test_a_request_that_no_page_of_ours_would_send_is_refused(address: str, tmp_path: Path) -> None:
+    assert answer(address) == 200
+    assert answer(address, Host=address.replace("http://127.0.0.1", "localhost")) == 200
+    assert answer(address, Host="elsewhere.example") == 400
+    start = '--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+    upload = f"{start}{'a' * 1000}\r\n--b--\r\n".encode()
+    kind = "multipart/form-data; boundary=b"
+    assert answer(f"{address}/gradio_api/upload", upload, Content_Type=kind) == 413
+
+    call = f"{address}/gradio_api/call/write"
+    asked = json.dumps({"data": ["a" * 4001, 9, 1, 0, 1, 1]}).encode()
+    with urlopen(Request(call, asked, {"Content-Type": "application/json"})) as got:
+        event = json.load(got)["event_id"]
+    with urlopen(f"{call}/{event}", timeout=SECONDS) as got:
+        assert "prompt: allowed: up to 4000 characters" in got.read().decode()
+    assert "Traceback" not in (tmp_path / "server.log").read_text()
 
 
 def _is_over(browser: Any, text: Any) -> bool:
