@@ -1,6 +1,7 @@
 """Command export: a model as Hugging Face, safetensors, or a Space that can be pushed."""
 
 import shutil
+import tempfile
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -48,13 +49,21 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: found something there; allowed: a new or empty folder")
     pretrained = load_pretrained(checkpoint)
+    write = {Form.hf: write_hf, Form.safetensors: write_safetensors, Form.space: write_space}[to]
     try:
-        if to is Form.hf:
-            write_hf(folder, pretrained)
-        elif to is Form.safetensors:
-            write_safetensors(folder, pretrained)
-        else:
-            write_space(folder, pretrained)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # an empty folder may be all that can be written to, as a mounted one is
+        beside = folder if folder.exists() else folder.parent
+        with tempfile.TemporaryDirectory(dir=beside, prefix=".export-") as scratch:
+            new = Path(scratch) / "new"
+            write(new, pretrained)
+            if folder.exists():
+                for path in new.iterdir():
+                    path.rename(folder / path.name)
+            else:
+                new.rename(folder)
+    except shutil.Error as error:  # one for each file; the first will do
+        raise UserError(f"{folder}: {error.args[0][0][2]}") from None
     except OSError as error:
         raise UserError(f"{error.filename or folder}: {error.strerror or error}") from None
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -111,6 +112,31 @@ def test_a_folder_with_something_in_it_is_left_alone(
     assert list(tmp_path.iterdir()) == [tmp_path / "mine.txt"]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_an_export_that_fails_leaves_nothing_and_says_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], there: bool
+) -> None:
+    def full(source: Path, target: Path, **settings: object) -> None:
+        target.mkdir()
+        raise shutil.Error([(str(source), str(target), "no room")] * 50)
+
+    monkeypatch.chdir(tmp_path)
+    checkpoint(tmp_path / "best.pt", "modern", TOKENIZERS["byte"])
+    if there:
+        Path("out").mkdir()
+    arguments = ["export", "out", "--to", "space", "--checkpoint", "best.pt"]
+    with monkeypatch.context() as failing:
+        failing.setattr("pipeline.demo.gradio_version", lambda: "6.0")
+        failing.setattr("shutil.copytree", full)
+        assert main(arguments) == 2
+    assert capsys.readouterr().err == "error: out: no room\n"
+    left = {path.name for path in tmp_path.rglob("*")}
+    assert left == ({"best.pt", "out"} if there else {"best.pt"})
+    assert main(["export", "out", "--checkpoint", "best.pt"]) == 0
+    assert Path("out/config.json").is_file()
+    assert not [*Path("out").glob(".*")]
+
+
 def test_the_card_has_metrics_and_lineage_of_the_weights_that_reports_is_about(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,7 +224,7 @@ def test_a_space_without_gradio_leaves_no_folder(
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("importlib.metadata.version", missing)
+    monkeypatch.setattr("pipeline.demo.version", missing)
     checkpoint(tmp_path / "best.pt", "modern", TOKENIZERS["bpe"])
     arguments = ["--to", "space", str(tmp_path / "s"), "--checkpoint", str(tmp_path / "best.pt")]
     assert main(["export", *arguments]) == 2
