@@ -5,6 +5,7 @@ import io
 import os
 import sys
 from importlib import import_module
+from typing import Any
 
 import typer
 
@@ -27,6 +28,7 @@ COMMANDS = (
     "plan",
 )  # each is a function of the module of its name
 GROUPS = ("sweep",)  # each is the `app` of the module of its name: commands under one word
+UsageError: Any = typer.BadParameter.__base__  # of click, or of typer's own copy of it
 # what a user can mend where a file cannot be written or read
 REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
@@ -37,7 +39,6 @@ REMEDIES = {
 
 def main(arguments: list[str]) -> int:
     """Run one command; returns the exit status."""
-    status = 0
     app = typer.Typer(
         name="python -m pipeline",
         help="Train GPT-2-style language models and prove every number they print.",
@@ -56,29 +57,45 @@ def main(arguments: list[str]) -> int:
         else:
             app.command(name)(getattr(module, name))
     stage = os.environ.get("DVC_STAGE")  # set where DVC runs this command
+    status = 1  # of what escapes
     try:
-        app(arguments, prog_name="python -m pipeline")
+        status = _run(app, arguments)
+    finally:
+        if stage:
+            _settle(stage, status)
+    return status
+
+
+def _run(app: typer.Typer, arguments: list[str]) -> int:
+    try:
+        status = app(arguments, prog_name="python -m pipeline", standalone_mode=False)
     except SystemExit as end:
-        status = int(end.code or 0)
+        return int(end.code or 0)
+    except UsageError as error:
+        line = " ".join(error.format_message().split())
+        return _fail(line, 2) if line else 2  # without one, the help was shown
     except UserError as error:
-        status = _fail(str(error), error.exit_code, stage)
+        return _fail(str(error), error.exit_code)
     except OSError as error:
         if error.errno not in REMEDIES:
             raise
         where, remedy = error.filename or "a file", REMEDIES[error.errno]
-        status = _fail(f"{where}: {error.strerror}; {remedy} and run it again", 1, stage)
-    if stage and status == 0:
-        import_module("pipeline.restore").keep_results(stage)
-    return status
+        return _fail(f"{where}: {error.strerror}; {remedy} and run it again", 1)
+    return int(status or 0)  # of a typer.Exit; a command returns None
 
 
-def _fail(message: str, status: int, stage: str | None) -> int:
+def _fail(message: str, status: int) -> int:
     print(f"error: {message}", file=sys.stderr)
-    if stage:
-        restored = import_module("pipeline.restore").restore_results(stage)
-        if restored:
-            print(f"put back from the last run: {', '.join(restored)}", file=sys.stderr)
     return status
+
+
+def _settle(stage: str, status: int) -> None:
+    """Keep a stage's results, or put back those of the last run: DVC has deleted them."""
+    restore = import_module("pipeline.restore")
+    if status == 0:
+        restore.keep_results(stage)
+    elif restored := restore.restore_results(stage):
+        print(f"put back from the last run: {', '.join(restored)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Puts back the outputs of a stage that failed: DVC deletes them before the stage runs.
 
 Cached outputs come from DVC's cache by the hashes in dvc.lock, the small files that git tracks
-from a copy of the last success under .cache/results/, or from the last commit. Only what has the
-locked hash is put back, and only where nothing was written since.
+from a copy of the last success under .cache/results/, or from the last commit where these have the
+locked hash. Nothing is put back where something was written since.
 """
 
 import hashlib

@@ -159,6 +159,8 @@ def test_any_model_that_can_be_read_will_do(model: GPT, shown: pytest.CaptureFix
             "--repetition-penalty: found nan; allowed: a number above 0",
         ),
         (("--output", "data"), "--output: found data, a folder; allowed: a file"),
+        (("--top-k", "x"), "Invalid value for '--top-k': "),
+        (("--nope",), "No such option: --nope"),
         (("--stop", "I", "--stop", ""), "--stop: found ''; allowed: a text"),
         (("--checkpoint", "none.pt"), "none.pt: not found; allowed: gpt2, gpt2-medium"),
         (
@@ -174,7 +176,9 @@ def test_mistakes_are_one_line(
     model: GPT, arguments: tuple[str, ...], line: str, shown: pytest.CaptureFixture[str]
 ) -> None:
     assert draw(*arguments) == 2
-    assert shown.readouterr().err.startswith(f"error: {line}")
+    error = shown.readouterr().err
+    assert error.startswith(f"error: {line}")
+    assert error.count("\n") == 1
 
 
 def test_text_that_utf_8_cannot_hold_is_one_line(

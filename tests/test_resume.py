@@ -286,6 +286,19 @@ def test_a_full_disk_during_a_save_is_one_line_and_the_run_goes_on_later(
     assert hashes(interrupted) == hashes(uninterrupted)
 
 
+def test_a_stage_stopped_by_ctrl_c_has_the_results_of_the_last_run_again(finished: Path) -> None:
+    outputs = ("reports/metrics.json", "data/evaluation")
+    before = hashes(finished, outputs)
+    (finished / "reports/metrics.json").unlink()  # as DVC does
+    shutil.rmtree(finished / "data/evaluation")
+    stopped = subprocess.run(
+        [sys.executable, KILLED, "validate", "1", "SIGINT", "evaluate"],
+        cwd=finished, env=environment(DVC_STAGE="evaluate"), capture_output=True, text=True,
+    )  # fmt: skip
+    assert stopped.returncode == 130, stopped.stderr
+    assert hashes(finished, outputs) == before
+
+
 def wait_for_rows(csv: Path, rows: int, process: subprocess.Popen[bytes]) -> None:
     """Until the run has written so many rows; the test's own time limit ends a hang."""
     while not csv.is_file() or csv.read_text().count("\n") <= rows:
