@@ -71,13 +71,24 @@ def export(
 
 
 def write_safetensors(folder: Path, pretrained: "Pretrained") -> None:
-    """Weights under this project's names; settings and tokenizer are in the file's header."""
+    """Weights under this project's names, settings and tokenizer in the header, and lineage."""
     from pipeline.model.tensor_file import save_safetensors
 
     model = pretrained.model
     state = {name: tensor for name, tensor in model.state_dict().items() if not _tied(model, name)}
     header = {"config": asdict(model.config), "tokenizer": pretrained.load_tokenizer().to_json()}
     save_safetensors(folder / "model.safetensors", state, header)
+    _write_lineage(folder, pretrained)
+
+
+def _write_lineage(folder: Path, pretrained: "Pretrained") -> tuple[str, dict[str, Any] | None]:
+    """Beside the weights, what they were before and come from: their form, so hash, is another."""
+    from pipeline.reporting import card
+
+    sha256, origin = card.lineage(pretrained.sha256, pretrained.file.parent)
+    kept = {"sha256": sha256, "exported_sha256": sha256_file(folder / "model.safetensors")}
+    write_json(folder / card.LINEAGE_FILE, {**kept, "origin": origin})
+    return sha256, origin
 
 
 def _tied(model: Any, name: str) -> bool:
@@ -108,10 +119,8 @@ def write_hf(folder: Path, pretrained: "Pretrained") -> None:
     write_json(folder / "tokenizer_config.json", tokenizer_config)
     write_json(folder / TOKENIZER_FILE, tokenizer.to_json())
     rows = card.facts(model.config, model.count_parameters(), tokenizer.kind)
-    sha256, origin = card.lineage(pretrained.sha256, pretrained.file.parent)
+    sha256, origin = _write_lineage(folder, pretrained)
     write_text(folder / "README.md", card.model_card(rows, origin, sha256))
-    kept = {"sha256": sha256, "exported_sha256": sha256_file(folder / "model.safetensors")}
-    write_json(folder / card.LINEAGE_FILE, {**kept, "origin": origin})
 
 
 SPACE_README = """---

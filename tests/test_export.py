@@ -163,6 +163,10 @@ def test_the_card_has_metrics_and_lineage_of_the_weights_that_reports_is_about(
     assert main(["export", "again", "--checkpoint", "out"]) == 0  # an export keeps its lineage
     assert Path("again/README.md").read_text() == card
 
+    assert main(["export", "weights", "--to", "safetensors", "--checkpoint", "best.pt"]) == 0
+    assert main(["export", "third", "--checkpoint", "weights/model.safetensors"]) == 0
+    assert Path("third/README.md").read_text() == card
+
     assert main(["export", "last", "--checkpoint", "last.pt"]) == 0
     card = Path("last/README.md").read_text()
     assert "None are recorded: of the run's checkpoints best.pt alone was scored." in card
