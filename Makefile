@@ -29,15 +29,14 @@ $(READY): pyproject.toml constraints.txt
 	@echo "installing, this takes some minutes the first time"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
 	  -e '.[dev]'
-	@# pip compiles on one core; some packages hold files that are not this Python's
-	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+	@# a module compiles at its first import: most never are
 	@touch $@
 
 $(PLOTS): | $(READY)
 	@$(BIN)/python -m pipeline plots
 
 $(EXTRAS): $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
 	  -e '.[dev,demo,eval,s3,ssh,cluster]'
 	@touch $@
 

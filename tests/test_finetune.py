@@ -57,6 +57,7 @@ def test_a_run_goes_on_from_weights_and_reports_both_sides(started: Path) -> Non
     assert "data/init" in run(started, "dvc", "status").stdout
 
 
+@pytest.mark.slow
 def test_weights_elsewhere_are_read_too_and_their_change_is_seen_by_report(started: Path) -> None:
     elsewhere = started.parent / "elsewhere.pt"
     shutil.move(started / "data/init/start.pt", elsewhere)

@@ -328,7 +328,8 @@ def trainers(project: Path) -> list[psutil.Process]:
 ALL = (*OUTPUTS, "reports", "data/evaluation", "dvc.lock", "README.md")
 
 
-@pytest.mark.parametrize("number", [pytest.param("SIGINT", marks=pytest.mark.slow), "SIGKILL"])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ["SIGINT", "SIGKILL"])
 def test_dvc_killed_leaves_no_trainer_and_the_next_repro_ends_in_the_same_bytes(
     number: str, tmp_path: Path
 ) -> None:
