@@ -29,7 +29,7 @@ MOST_CHARACTERS = 4_000  # of a prompt
 MOST_NEW_TOKENS = 500
 MOST_WAITING = 16
 PROMPT = "ROMEO:\n"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "localhost", "::1": "[::1]"}  # in a request
 
 
 def demo(
@@ -70,7 +70,7 @@ def _own_names_only() -> list[Any]:
     """What refuses a request under another name, which another site can give to this machine."""
     trusted = import_module("starlette.middleware.trustedhost").TrustedHostMiddleware
     middleware = import_module("starlette.middleware").Middleware
-    return [middleware(trusted, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])]
+    return [middleware(trusted, allowed_hosts=list(LOOPBACK.values()))]
 
 
 def _check_free(host: str, port: int) -> None:

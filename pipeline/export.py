@@ -30,7 +30,8 @@ class Form(str, Enum):
 def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; new or empty.")],
     to: Annotated[
-        Form, typer.Option(help="hf: for transformers; safetensors: weights alone; space: a demo.")
+        Form,
+        typer.Option(help="hf: for transformers; safetensors: weights in one file; space: a demo."),
     ] = Form.hf,
     checkpoint: Annotated[
         str, typer.Option(help="The model: gpt2, gpt2-xl, ..., a file or a folder.")
@@ -39,7 +40,7 @@ def export(
     """Write a model for use elsewhere.
 
     hf: weights, config, tokenizer and model card, as AutoModelForCausalLM and AutoTokenizer open
-    them without a network. safetensors: weights alone, which init_from and generate read. space:
+    them without a network. safetensors: weights with settings and tokenizer, which init_from and generate read, and lineage. space:
     the demo page with the model in it, to push to a Hugging Face Space as it is.
 
     Example: python -m pipeline export --to hf model/
@@ -65,7 +66,7 @@ def export(
     except shutil.Error as error:  # one for each file; the first will do
         raise UserError(f"{folder}: {error.args[0][0][2]}") from None
     except OSError as error:
-        raise UserError(f"{error.filename or folder}: {error.strerror or error}") from None
+        raise UserError(f"{folder}: {error.strerror or error}") from None
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"wrote {folder}: {pretrained.source} as {to.value}, {size / 1e6:.1f} MB")
 

@@ -14,10 +14,11 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline.dvc_cache import DvcCache
+from pipeline.paths import CACHE
 from pipeline.storage import atomic_writer, write_bytes
 
 LOCK = Path("dvc.lock")
-KEPT = Path(".cache/results")
+KEPT = CACHE / "results"
 
 
 def keep_results(stage: str) -> None:

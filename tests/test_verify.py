@@ -88,7 +88,7 @@ def test_what_was_written_over_is_found_though_dvc_was_told_to_take_it(finished:
         "data/evaluation/generated.json: not what best.pt gives again",
         "data/evaluation/positions.csv: 1 is 1",
         "data/tokens/meta.json: corpus.documents is ",
-        "data/tokens/meta.json: corpus.license is 'mine', computed again None",
+        "data/tokens/meta.json: corpus.license is 'mine', by its inputs None",
         "reports/train.csv: not the rows that last.pt holds",
         "pipeline/__main__.py: differs from the last commit",
     ):

@@ -40,6 +40,8 @@ def score_elsewhere(params: Params, checkpoint: str, text: Path | None) -> list[
         check_tokenizer(checkpoint, tokenizer, "--text FILE, or the same prepare.tokenizer")
         splits = {name: load_split(TOKENS, name).tokens[:] for name in ("val", "test")}
         tokens = {name: ids for name, ids in splits.items() if len(ids)}
+        if not tokens:
+            raise CorpusError(f"{TOKENS}: val and test are empty; allowed: --text FILE")
     found = []
     for name, ids in tokens.items():
         score = score_split(

@@ -28,11 +28,12 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import SweepError
 from pipeline.params import PARAMS_FILE, check_params, read_params, yaml_problem
+from pipeline.paths import CACHE
 from pipeline.reporting.revisions import value_at
 from pipeline.storage import read_json, sha256_json, write_json
 
 FILES = Path("sweeps")
-PLANS = Path(".cache/sweeps")
+PLANS = CACHE / "sweeps"
 LONGEST_NAME = 100  # characters: it becomes a file's name in .git
 Settings = dict[str, Any]  # "train.lr" -> value
 
