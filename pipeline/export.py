@@ -31,7 +31,7 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; new or empty.")],
     to: Annotated[
         Form,
-        typer.Option(help="hf: for transformers; safetensors: weights in one file; space: a demo."),
+        typer.Option(help="hf: for transformers; safetensors: one file; space: a demo."),
     ] = Form.hf,
     checkpoint: Annotated[
         str, typer.Option(help="The model: gpt2, gpt2-xl, ..., a file or a folder.")
@@ -40,8 +40,9 @@ def export(
     """Write a model for use elsewhere.
 
     hf: weights, config, tokenizer and model card, as AutoModelForCausalLM and AutoTokenizer open
-    them without a network. safetensors: weights with settings and tokenizer, which init_from and generate read, and lineage. space:
-    the demo page with the model in it, to push to a Hugging Face Space as it is.
+    them without a network. safetensors: weights with settings and tokenizer, which init_from and
+    generate read, and lineage. space: the demo page with the model in it, to push to a Hugging
+    Face Space as it is.
 
     Example: python -m pipeline export --to hf model/
     """
