@@ -15,7 +15,7 @@ import regex
 import rustbpe
 import tiktoken
 import tiktoken_ext.openai_public
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from real_ranks import real_tokenizer
 from test_hf import published_pattern
@@ -27,6 +27,7 @@ from pipeline.corpus import tokenizers
 from pipeline.corpus.ranks import tiktoken_encoding
 from pipeline.corpus.readers import document_pieces
 from pipeline.corpus.tokenizers import (
+    END_OF_TEXT,
     GPT2_PATTERN,
     GPT4_PATTERN,
     LONGEST_WORD,
@@ -302,6 +303,7 @@ SMALL_PEER = gpt2_of_transformers(SMALL_GPT2)
 
 @given(text=tricky | st.text() | st.sampled_from([TEXT, TEXT.upper()]))
 def test_gpt2s_pattern_gives_the_ids_of_gpt2_tokenizer_fast(text: str) -> None:
+    assume(END_OF_TEXT not in text)  # special there; hypothesis tries constants of our code
     assert SMALL_GPT2.encode(text).tolist() == SMALL_PEER(text)["input_ids"]
 
 
@@ -313,6 +315,7 @@ def test_gpt2_gives_the_ids_of_gpt2_tokenizer_fast() -> None:
     @settings(max_examples=300, deadline=None)
     @given(text=tricky | st.text())
     def same(text: str) -> None:
+        assume(END_OF_TEXT not in text)
         assert tokenizer.encode(text).tolist() == peer(text)["input_ids"]
 
     same()
