@@ -53,6 +53,7 @@ def digit(data: bytes) -> bytes:
         ("params.yaml", lambda data: data.replace(b"# read by", b"# Read by", 1)),
         ("pipeline/training/schedule.py", lambda data: data + b"\n"),
         ("README.md", digit),
+        pytest.param("reports/train.csv", flipped, marks=pytest.mark.slow),
         pytest.param("reports/figures/loss.png", flipped, marks=pytest.mark.slow),
     ],
 )

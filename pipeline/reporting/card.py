@@ -98,8 +98,8 @@ def model_card(rows: list[tuple[str, str]], origin: dict[str, Any] | None, sha25
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---",
         "# A GPT trained with TraceGPT",
         table(("model", "value"), rows),
+        "## Metrics",
     ]
-    parts += ["## Metrics"]
     if origin is None:
         parts += ["None are recorded: the weights are not those of a reported run."]
     elif scores := score_rows(origin):
