@@ -1,5 +1,6 @@
 """Where the stages read and write, from the project's top folder; dvc.yaml lists the same."""
 
+import os
 from pathlib import Path
 
 CACHE = Path(".cache")  # unfinished work, and the log with times: in neither git nor DVC
@@ -34,3 +35,8 @@ FIGURES = REPORTS / "figures"
 SWEEPS = REPORTS / "sweeps"
 BENCHMARKS = REPORTS / "benchmarks"
 README = Path("README.md")
+
+
+def shared_cache() -> Path:
+    """.cache of the project itself, also in a temporary copy in which DVC runs an experiment."""
+    return Path(os.environ.get("DVC_ROOT", "."), CACHE)

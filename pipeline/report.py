@@ -47,8 +47,6 @@ def report(
         return
 
     write_results(files, leftover, sections)
-    for path in leftover:
-        print(f"removed {path}: a figure of an earlier run")
     print(f"wrote {REPORTS}/ and the sections {', '.join(sections)} of {README}")
 
 

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 
 from pipeline.dvc_cache import DvcCache
 from pipeline.paths import CACHE
+from pipeline.reporting.stages import read_stages
 from pipeline.storage import atomic_writer, write_bytes
 
 LOCK = Path("dvc.lock")
@@ -49,13 +50,10 @@ def _locked_outputs(stage: str) -> list[dict[str, Any]]:
 
 
 def _uncached_outputs(stage: str) -> list[Path]:
-    entry = YAML(typ="safe", pure=True).load(Path("dvc.yaml"))["stages"][stage]
-    outputs = [out for kind in ("outs", "metrics", "plots") for out in entry.get(kind, [])]
+    entry = next(entry for entry in read_stages() if entry.name == stage)
     return [
         Path(path)
-        for out in outputs
-        if isinstance(out, dict)
-        for path, flags in out.items()
+        for path, flags in entry.outs.items()
         if flags.get("cache") is False and not flags.get("persist")
     ]
 

@@ -32,8 +32,8 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = error.filename or str(path)  # a full disk's names none
+        if isinstance(error, OSError) and error.errno and not error.filename:
+            error.filename = str(path.parent)  # a full disk's names none
         raise
     _flush_folder(path.parent)
 
@@ -71,12 +71,12 @@ def put_in_place(new: Path, target: Path) -> None:
         new = Path(shutil.move(new, beside))
     old = new.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
     try:
+        if target.exists():
+            os.replace(target, old)
         os.replace(new, target)
     except BaseException:
-        if old.exists():
+        if old.exists() and not target.exists():
             os.replace(old, target)
         raise
     shutil.rmtree(old, ignore_errors=True)
@@ -101,9 +101,18 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, error: type[UserError], remedy: str, kind: type = dict) -> Any:
     """The object (or list) in a JSON file; where there is none, raises `error` with `remedy`."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError:
         raise error(f"{path}: not found; {remedy}") from None
+    return parse_json(data, path, error, remedy, kind)
+
+
+def parse_json(
+    data: bytes, path: str | Path, error: type[UserError], remedy: str, kind: type = dict
+) -> Any:
+    """What read_json gives, of a file's bytes."""
+    try:
+        value = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError):
         raise error(f"{path}: not JSON in UTF-8; {remedy}") from None
     if not isinstance(value, kind):

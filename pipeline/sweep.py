@@ -154,8 +154,6 @@ def table(
         print(f"{README} and {SWEEPS}/ are what the sweeps' records say")
         return
     write_results(files, leftover, section)
-    for path in leftover:
-        print(f"removed {path}: a figure of an earlier run")
     for each in [name] if name else records:
         _print_table(records[each])
     print(f"wrote {SWEEPS}/ and the section SWEEP of {README}; report.html is due: `dvc repro`")

@@ -168,8 +168,6 @@ def _files_are_whole() -> list[str]:
 
 def _said_of_files() -> list[str]:
     """Where meta.json or train.csv, which no code reads back, is not of what lies beside it."""
-    import numpy as np
-
     from pipeline.corpus import tokenizers
     from pipeline.corpus.splits import SPLITS
     from pipeline.corpus.token_file import load_split, read_meta
@@ -179,7 +177,7 @@ def _said_of_files() -> list[str]:
     meta, wrong = read_meta(TOKENS), []
     manifest = read_json(MANIFEST, CorpusError, "run fetch")
     tokenizer = tokenizers.load(TOKENIZER)
-    sizes = np.array([len(tokenizer.token_bytes(n)) for n in range(tokenizer.vocab_size)])
+    sizes = tokenizer.token_sizes
     for split in SPLITS:
         tokens = load_split(TOKENS, split).tokens
         parts = range(0, len(tokens), PART)

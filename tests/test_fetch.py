@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipeline.corpus.readers import open_corpus
 from pipeline.corpus.sources import SOURCES
 from pipeline.errors import CorpusError, FetchError
 from pipeline.fetch import fetch
-from pipeline.storage import put_in_place
+from pipeline.storage import atomic_writer, put_in_place
 
 
 @pytest.fixture(autouse=True)
@@ -207,6 +208,38 @@ def test_what_cannot_be_put_in_place_leaves_the_old_there(tmp_path: Path) -> Non
     with pytest.raises(FileNotFoundError):
         put_in_place(tmp_path / "never made", tmp_path / "raw")
     assert contents(tmp_path) == before
+
+
+def test_a_folder_stopped_between_its_two_renames_is_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("raw", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(name)
+    before = contents(tmp_path)
+    rename = os.replace
+
+    def stopped(source: Path, target: Path) -> None:
+        rename(source, target)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        put_in_place(tmp_path / "new", tmp_path / "raw")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_write_to_a_full_disk_names_the_folder(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match="No space left") as caught,
+        atomic_writer(tmp_path / "new/a"),
+        open("/dev/full", "wb", buffering=0) as full,
+    ):
+        full.write(b"a")
+    assert caught.value.filename == str(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_what_a_killed_fetch_left_is_cleared_up() -> None:

@@ -17,7 +17,7 @@ from tiny_project import run
 
 from pipeline.errors import ReportError
 from pipeline.reporting.page import report_page, to_html
-from pipeline.reporting.plots import FIGURES
+from pipeline.reporting.plots import CAPTIONS
 from pipeline.reporting.results import read_results
 from pipeline.reporting.sections import readme_sections
 from pipeline.reporting.stages import Stage
@@ -88,7 +88,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def page() -> str:
     results = read_results()
     figures = {
-        f"{name}{dark}.png": DARK if dark else PNG for name in FIGURES for dark in ("", "-dark")
+        f"{name}{dark}.png": DARK if dark else PNG for name in CAPTIONS for dark in ("", "-dark")
     }
     sections = readme_sections(results, PROVENANCE, reports="")
     settings = {"train": {"lr": 3e-3, "sample_prompt": "<i>\n"}}
@@ -97,7 +97,7 @@ def page() -> str:
 
 def test_it_asks_for_nothing_but_what_it_holds(folder: Path) -> None:
     asks = Page(page()).asks
-    assert sum(ask.startswith("data:image/png;base64,") for ask in asks) == 2 * len(FIGURES)
+    assert sum(ask.startswith("data:image/png;base64,") for ask in asks) == 2 * len(CAPTIONS)
     links = {ask for ask in asks if not ask.startswith("data:")}
     assert links - {"train.csv", "provenance.json"} == {ask for ask in links if ask[0] == "#"}
     assert "url(" not in page()
@@ -105,7 +105,7 @@ def test_it_asks_for_nothing_but_what_it_holds(folder: Path) -> None:
 
 def test_every_figure_is_there_on_both_grounds_with_words_for_it(folder: Path) -> None:
     text = page()
-    for shows in FIGURES.values():
+    for shows in CAPTIONS.values():
         assert f'<img alt="{shows}"' in text
     uris = re.findall(r"data:image/png;base64,([^\"]+)", text)
     assert {b64decode(uri) for uri in uris} == {PNG, DARK}

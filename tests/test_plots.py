@@ -16,7 +16,7 @@ import pytest
 from finished_run import metrics, write_run
 from PIL import Image
 
-from pipeline.reporting.plots import FIGURES, FITTED_POINTS, draw_figures, shown_token, smoothed
+from pipeline.reporting.plots import CAPTIONS, FITTED_POINTS, draw_figures, shown_token, smoothed
 from pipeline.reporting.results import read_results
 
 DRAW = """
@@ -41,7 +41,7 @@ def figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]
 def test_every_figure_is_a_png_of_the_asked_size_on_light_ground_and_on_dark(
     figures: dict[str, bytes],
 ) -> None:
-    assert set(figures) == {f"{name}{dark}.png" for name in FIGURES for dark in ("", "-dark")}
+    assert set(figures) == {f"{name}{dark}.png" for name in CAPTIONS for dark in ("", "-dark")}
     for name, png in figures.items():
         with Image.open(BytesIO(png)) as image:
             assert image.size == (8 * 60, 4 * 60)

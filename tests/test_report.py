@@ -22,7 +22,7 @@ from markdown_it.common.utils import escapeHtml
 from pipeline.__main__ import main
 from pipeline.params import load_params
 from pipeline.reporting.markdown import code, table
-from pipeline.reporting.plots import FIGURES
+from pipeline.reporting.plots import CAPTIONS
 from pipeline.reporting.results import read_results
 from pipeline.reporting.sections import fenced, readme_sections
 from pipeline.training.samples import format_samples
@@ -198,7 +198,7 @@ def test_changed_and_missing_files_are_named_and_repaired(
     before = tree(project)
     inputs = {"reports/metrics.json", "reports/train.csv"}
     written = sorted(name for name in before if name.startswith("reports/") and name not in inputs)
-    assert len(written) == 4 + 2 * len(FIGURES)
+    assert len(written) == 4 + 2 * len(CAPTIONS)
     for name in written:
         Path(name).write_bytes(before[name][:-1] + bytes([before[name][-1] ^ 1]))
     line = error_line(capsys, "report", "--check")

@@ -15,7 +15,7 @@ from pipeline.errors import CorpusError
 def check_ids(documents: list[Ids], path: Path, tokenizer: Tokenizer) -> None:
     """Raise CorpusError where an id is not one of the tokenizer's."""
     vocab_size = tokenizer.vocab_size
-    used = np.array([len(tokenizer.token_bytes(n)) > 0 for n in range(vocab_size)])
+    used = tokenizer.token_sizes > 0
     used[tokenizer.eot_id] = True
     for place, ids in enumerate(documents):
         foreign = ids[(ids < 0) | (ids >= vocab_size)]
@@ -62,9 +62,8 @@ def encode_lists(
     parts: Iterable[tuple[str, Ids, bool]], tokenizer: Tokenizer, end_documents: bool
 ) -> Iterator[Encoded]:
     """What encoding.py gives for text; <|endoftext|> is added where a document has none."""
-    sizes = np.array([len(tokenizer.token_bytes(n)) for n in range(tokenizer.vocab_size)])
     for split, ids, is_end in parts:
-        size = int(sizes[ids].sum())
+        size = int(tokenizer.token_sizes[ids].sum())
         if is_end and end_documents and ids[-1] != tokenizer.eot_id:
             ids = np.append(ids, tokenizer.eot_id)
         kinds, counts = np.unique(ids, return_counts=True)

@@ -21,6 +21,7 @@ import tiktoken
 
 from pipeline.corpus.download import pip_download, url_download
 from pipeline.errors import FetchError
+from pipeline.paths import shared_cache
 from pipeline.storage import write_bytes
 
 _ADDRESS = "https://openaipublic.blob.core.windows.net/"
@@ -117,8 +118,7 @@ def _tiktoken_folders() -> list[Path]:
 
 
 def _own_folder() -> Path:
-    # DVC runs an experiment in a copy of the project; DVC_ROOT is the project itself
-    return Path(os.environ.get("DVC_ROOT", "."), ".cache", "tiktoken")
+    return shared_cache() / "tiktoken"
 
 
 def _fetched_ranks(name: str) -> bytes:

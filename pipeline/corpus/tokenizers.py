@@ -17,6 +17,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,11 @@ class Tokenizer(ABC):
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of text that an id stands for; none for eot_id."""
         return self._token_bytes[token_id]
+
+    @cached_property
+    def token_sizes(self) -> Ids:
+        """(vocab_size,): how many bytes of text each id stands for."""
+        return np.array([len(data) for data in self._token_bytes])
 
     def to_json(self) -> dict[str, Any]:
         """The value that from_json restores the tokenizer from."""

@@ -55,13 +55,12 @@ def compute(params: Params) -> Evaluation:
 
     splits = {name: load_split(TOKENS, name).tokens[:] for name in ("val", "test")}
     train = load_split(TOKENS, "train").tokens[-baselines.MOST_TOKENS :]
-    token_sizes = np.array([len(tokenizer.token_bytes(n)) for n in range(tokenizer.vocab_size)])
     metrics: dict[str, Any] = {}
     for name in ("val", "test"):
         if name == "test" and len(splits[name]) == 0:
             continue  # prepare.test_fraction is 0
         whole = score(name, params.evaluate.overlap)
-        text_bytes = int(token_sizes[splits[name][1:]].sum())
+        text_bytes = int(tokenizer.token_sizes[splits[name][1:]].sum())
         metrics[name] = {
             "loss": whole.loss,
             "perplexity": whole.perplexity,

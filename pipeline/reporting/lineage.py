@@ -7,6 +7,7 @@ there.
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pipeline.corpus.remote_files import is_remote
@@ -29,7 +30,6 @@ from pipeline.reporting.revisions import (
     git,
     locked_outputs,
     md5,
-    parse_json,
     parse_yaml,
     producer_of,
     read_lock,
@@ -37,6 +37,7 @@ from pipeline.reporting.revisions import (
     value_at,
 )
 from pipeline.reporting.stages import CODE
+from pipeline.storage import parse_json
 
 
 @dataclass
@@ -134,12 +135,18 @@ def stage_node(tree: Tree, lock: dict[str, Any], stage: str, seen: set[str]) -> 
     return node
 
 
+def _object(data: bytes, path: Path) -> dict[str, Any]:
+    """The object in a result's bytes; raises ReportError where there is none."""
+    values: dict[str, Any] = parse_json(data, path, ReportError, "run `dvc repro`")
+    return values
+
+
 def _platform(tree: Tree) -> Node:
     data = tree.read_output(RUN.as_posix())
     if data is None:
         return Node("platform", f"{RUN} is missing")
     try:
-        facts = parse_json(data, RUN).get("runtime", {})
+        facts = _object(data, RUN).get("runtime", {})
     except ReportError as error:
         return Node("platform", str(error))
     return Node("platform", children=[Node(f"{name}: {value}") for name, value in facts.items()])
@@ -150,8 +157,8 @@ def _corpus(tree: Tree) -> Node:
     if raw is None or meta is None:
         return Node("corpus", f"{MANIFEST} or {META} is missing")
     try:
-        manifest = parse_json(raw, MANIFEST)
-        recorded = value_at(parse_json(meta, META), "corpus.sha256")
+        manifest = _object(raw, MANIFEST)
+        recorded = value_at(_object(meta, META), "corpus.sha256")
     except ReportError as error:
         return Node("corpus", str(error))
     problem = "" if manifest.get("sha256") == recorded else f"{META} has {recorded}"
@@ -166,7 +173,7 @@ def find_value(tree: Tree, name: str) -> tuple[str, str]:
     """(what a name says, the file that holds it) for a metric, figure, table or sample."""
     metrics = METRICS.as_posix()
     data = tree.read(metrics)
-    values = parse_json(data, metrics) if data is not None else {}
+    values = _object(data, METRICS) if data is not None else {}
     value = value_at(values, name)
     if value is not None:
         return f"{name} = {json.dumps(value)}", metrics

@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 from pipeline.errors import ReportError
 from pipeline.paths import REPORTS, SWEEPS
 from pipeline.reporting.markdown import code, count, table
-from pipeline.reporting.plots import FIGURES, shown_token
+from pipeline.reporting.plots import CAPTIONS, shown_token
 from pipeline.reporting.results import Results
 from pipeline.reporting.stages import Stage
 from pipeline.training.samples import sample_heading, visible
@@ -69,7 +69,7 @@ def report_page(
         tiles=_tiles(results),
         figures=[
             _picture(figures[f"{name}.png"], figures[f"{name}-dark.png"], shows)
-            for name, shows in FIGURES.items()
+            for name, shows in CAPTIONS.items()
         ],
         metrics=sections["METRICS"],
         prompt=json.dumps(results.generated[0]["prompt"], ensure_ascii=False),

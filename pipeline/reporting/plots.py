@@ -18,7 +18,7 @@ from pipeline.training.samples import visible
 Numbers = NDArray[np.float64]
 
 
-FIGURES = {  # name -> what it shows, in the order in which they are read
+CAPTIONS = {  # name -> what it shows, in the order in which they are read
     "loss": "Train and val loss over steps",
     "bits_per_byte": "Bits per byte of held-out text, beside simpler models and xz",
     "learning_rate": "Learning rate over steps",

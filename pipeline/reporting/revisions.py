@@ -30,17 +30,6 @@ def parse_yaml(data: bytes, path: str) -> dict[str, Any]:
     return values
 
 
-def parse_json(data: bytes, path: str | Path) -> dict[str, Any]:
-    """The object in a JSON file's bytes; raises ReportError where there is none."""
-    try:
-        values = json.loads(data)
-    except ValueError:
-        raise ReportError(f"{path}: not JSON; run `dvc repro`") from None
-    if not isinstance(values, dict):
-        raise ReportError(f"{path}: not an object in JSON; run `dvc repro`")
-    return values
-
-
 def md5(data: bytes) -> str:
     """The hash by which DVC names a file's content."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest()

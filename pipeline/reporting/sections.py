@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.evaluation.baselines import MOST_TOKENS, XZ_MOST_BYTES
 from pipeline.reporting.markdown import code, count, fence, picture, table
-from pipeline.reporting.plots import BASELINES, FIGURES
+from pipeline.reporting.plots import BASELINES, CAPTIONS
 from pipeline.reporting.results import Results
 from pipeline.training.samples import sample_heading, visible
 
@@ -88,7 +88,7 @@ def summary(results: Results) -> str:
 
 def plot(reports: str) -> str:
     """The figures, each on light or dark as the reader has it: two in the open, others folded."""
-    pictures = [picture(f"{reports}figures/{name}", shows) for name, shows in FIGURES.items()]
+    pictures = [picture(f"{reports}figures/{name}", shows) for name, shows in CAPTIONS.items()]
     in_the_open, folded = pictures[:IN_THE_OPEN], pictures[IN_THE_OPEN:]
     summary = "<details><summary>Learning rate, gradient norm, loss by position, tokens</summary>"
     return "\n\n".join([*in_the_open, summary, *folded, "</details>"])

@@ -7,7 +7,7 @@ that did not make it. Whether they are is DVC's to say: `dvc status`.
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class Stage:
     name: str
     code: tuple[str, ...]
     params: tuple[str, ...]
-    outs: tuple[str, ...] = ()
+    outs: dict[str, dict[str, Any]] = field(default_factory=dict)  # path -> how DVC treats it
 
 
 def read_stages(path: Path = DVC_FILE) -> list[Stage]:
@@ -41,12 +41,12 @@ def read_stages(path: Path = DVC_FILE) -> list[Stage]:
             name,
             tuple(dep for dep in stage.get("deps", ()) if dep.endswith(CODE)),
             tuple(dict.fromkeys(key.split(".")[0] for key in stage.get("params", ()))),
-            tuple(
-                path
+            {
+                path: flags
                 for kind in ("outs", "metrics", "plots")
                 for out in stage.get(kind, ())
-                for path in (out if isinstance(out, dict) else [out])
-            ),
+                for path, flags in (out if isinstance(out, dict) else {out: {}}).items()
+            },
         )
         for name, stage in stages.items()
     ]

@@ -32,6 +32,7 @@ def write_results(
         write_bytes(path, files[path])
     for path in leftover:
         path.unlink()
+        print(f"removed {path}: a figure of an earlier run")
     if filled != readme:
         write_bytes(README, filled)
 

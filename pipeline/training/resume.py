@@ -20,22 +20,17 @@ import filelock
 
 from pipeline.errors import CheckpointError, TrainingError
 from pipeline.model.tensor_file import read_tensors, save_tensors
-from pipeline.paths import CACHE
+from pipeline.paths import shared_cache
 from pipeline.storage import sha256_file, write_json
 
 KEPT_STATES = 2
-
-
-def state_root() -> Path:
-    """.cache/train of the main repository, also in a temporary copy that DVC runs in."""
-    return Path(os.environ.get("DVC_ROOT", ".")) / CACHE / "train"
 
 
 class ResumeState:
     """One run's folder of states, held by one process at a time: of several by the first."""
 
     def __init__(self, key: str, first: bool = True) -> None:
-        self.folder = state_root() / key
+        self.folder = shared_cache() / "train" / key
         self._sha256: dict[tuple[str, int, int, int], str] = {}  # of each file as it was written
         if not first:
             return

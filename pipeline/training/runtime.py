@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import DeviceError
 from pipeline.params import TrainParams
+from pipeline.paths import shared_cache
 from pipeline.processes import available_cores
 
 if TYPE_CHECKING:
@@ -78,8 +79,7 @@ def prepare_process(params: TrainParams) -> None:
         os.environ[name] = str(threads)
     if params.numerics == "portable":
         os.environ.update(_PORTABLE)
-    compiled = Path(os.environ.get("DVC_ROOT", ".")).resolve() / ".cache" / "compiled"
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiled)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(shared_cache().resolve() / "compiled")
     if sys.platform == "linux":
         library = ctypes.CDLL(None)
         if hasattr(library, "mallopt"):  # glibc; musl has no such thing and needs none
