@@ -1,6 +1,6 @@
 """Command inspect: what data/tokens holds, for a person to look at before training."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +14,7 @@ from pipeline.corpus.token_file import load_split, read_meta
 from pipeline.corpus.token_stream import TokenStream
 from pipeline.errors import TokenFileError
 from pipeline.paths import STATISTICS, TOKENIZER, TOKENS
+from pipeline.prepare import splits_table
 from pipeline.randomness import seed_for
 from pipeline.storage import read_json
 
@@ -32,7 +33,7 @@ def inspect(
     statistics = read_json(STATISTICS, TokenFileError, "run prepare")
     splits = {split: load_split(TOKENS, split).tokens for split in SPLITS}
     console = Console(highlight=False)
-    console.print(_counts(meta))
+    console.print(splits_table(meta))
     console.print(_lengths(statistics["document_tokens"]))
     console.print(_frequent(statistics["frequent"], meta["splits"]["train"]["tokens"]))
     console.print(_duplicates(splits, tokenizer.eot_id))
@@ -42,21 +43,7 @@ def inspect(
             text = tokenizer.decode(tokens[start : start + length].tolist())
             end = min(start + length, len(tokens))
             console.rule(f"{split}, tokens {start:,} to {end - 1:,}", align="left")
-            console.print(Text(text))
-
-
-def _counts(meta: dict[str, Any]) -> Table:
-    corpus, tokenizer = meta["corpus"], meta["tokenizer"]
-    title = f"{corpus['name']}, {tokenizer['kind']}, {tokenizer['vocab_size']:,} tokens"
-    if corpus["empty_documents"]:
-        title += f"; {corpus['empty_documents']} empty documents left out"
-    table = Table("split", title=title)
-    for heading in ("documents ended", "bytes", "tokens", "bytes/token"):
-        table.add_column(heading, justify="right")
-    for split, counts in meta["splits"].items():
-        numbers = (f"{counts[key]:,}" for key in ("documents", "bytes", "tokens"))
-        table.add_row(split, *numbers, f"{counts['bytes'] / max(counts['tokens'], 1):.3f}")
-    return table
+            console.print(Text(text), soft_wrap=True)
 
 
 def _lengths(document_tokens: dict[str, dict[str, int]]) -> Table:

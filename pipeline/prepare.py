@@ -277,21 +277,25 @@ def _meta(
     }
 
 
-def _print_summary(console: Console, meta: dict[str, Any], settings: PrepareParams) -> None:
+def splits_table(meta: dict[str, Any]) -> Table:
+    """What meta.json says of the splits."""
     corpus, tokenizer = meta["corpus"], meta["tokenizer"]
-    table = Table(
-        title=f"{corpus['name']}, {tokenizer['kind']}, {tokenizer['vocab_size']:,} tokens"
-    )
-    table.add_column("split")
+    title = f"{corpus['name']}, {tokenizer['kind']}, {tokenizer['vocab_size']:,} tokens"
+    if corpus["empty_documents"]:
+        title += f"; {corpus['empty_documents']} empty documents left out"
+    table = Table("split", title=title)
     for heading in ("documents ended", "bytes", "tokens", "bytes/token"):
         table.add_column(heading, justify="right")
     for split, counts in meta["splits"].items():
         rate = f"{counts['bytes'] / counts['tokens']:.3f}" if counts["tokens"] else "-"
         numbers = (f"{counts[key]:,}" for key in ("documents", "bytes", "tokens"))
         table.add_row(split, *numbers, rate)
-    console.print(table)
-    if corpus["empty_documents"]:
-        console.print(f"left out: {corpus['empty_documents']} empty documents")
+    return table
+
+
+def _print_summary(console: Console, meta: dict[str, Any], settings: PrepareParams) -> None:
+    corpus, tokenizer = meta["corpus"], meta["tokenizer"]
+    console.print(splits_table(meta))
     if corpus["replaced_characters"]:
         console.print(f"replaced: {corpus['replaced_characters']:,} characters that are not UTF-8")
     if tokenizer["kind"] == "bpe" and tokenizer["vocab_size"] < settings.vocab_size:

@@ -50,10 +50,10 @@ def _locked_outputs(stage: str) -> list[dict[str, Any]]:
 
 
 def _uncached_outputs(stage: str) -> list[Path]:
-    entry = next(entry for entry in read_stages() if entry.name == stage)
+    outs = next((entry.outs for entry in read_stages() if entry.name == stage), {})
     return [
         Path(path)
-        for path, flags in entry.outs.items()
+        for path, flags in outs.items()
         if flags.get("cache") is False and not flags.get("persist")
     ]
 

@@ -59,7 +59,6 @@ RUN = {
         {"step": 500, "text": "\nThe king of the world,\nAnd so the man is."},
         {"step": 1000, "text": "\nDUKE.\nI have a word with you, my lord.\n"},
     ],
-    "tokens_per_step": 1024,
     "stopped": "max_steps",
 }
 GENERATED = [

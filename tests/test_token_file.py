@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.corpus.token_file import (
+    BinWriter,
     TokenFileInfo,
     load_split,
     read_tokens,
     verify_tokens,
-    write_tokens,
+    write_tensors,
 )
 from pipeline.errors import TokenFileError
+from pipeline.storage import atomic_writer
 
 TOKENIZER = "ab" * 32
 
@@ -26,7 +28,13 @@ def write(
     path: Path, ids: list[int], *, vocab_size: int = 300, tokenizer: str = TOKENIZER
 ) -> TokenFileInfo:
     pieces = [np.array(ids[n : n + 2], dtype=np.int64) for n in range(0, len(ids), 2)]
-    return write_tokens(path, pieces, vocab_size=vocab_size, tokenizer_sha256=tokenizer)
+    if path.suffix == ".pt":
+        return write_tensors(path, pieces, vocab_size, eot_id=vocab_size - 1)
+    with atomic_writer(path) as file:
+        writer = BinWriter(file, path, vocab_size, tokenizer)
+        for piece in pieces:
+            writer.append(piece)
+        return writer.finish()
 
 
 def prepared(folder: Path, ids: list[int], suffix: str = "bin") -> Path:
@@ -131,13 +139,8 @@ def test_a_failure_while_writing_leaves_the_earlier_file(tmp_path: Path) -> None
     path = tmp_path / "train.bin"
     write(path, [1, 2, 3])
     before = path.read_bytes()
-
-    def pieces() -> object:
-        yield np.array([4])
-        raise RuntimeError("the source failed")
-
-    with pytest.raises(RuntimeError):
-        write_tokens(path, pieces(), vocab_size=300, tokenizer_sha256=TOKENIZER)
+    with pytest.raises(TokenFileError):
+        write(path, [4, 5, 300])
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["train.bin"]
 
@@ -159,13 +162,8 @@ def test_a_pt_file_is_a_list_of_documents_whose_bytes_do_not_depend_on_its_name(
     tmp_path: Path,
 ) -> None:
     for name in ("train.pt", "other.pt"):
-        write_tokens(
-            tmp_path / name,
-            [np.array([1, 2, 9]), np.array([3]), np.array([9, 4])],
-            vocab_size=10,
-            tokenizer_sha256=TOKENIZER,
-            eot_id=9,
-        )
+        pieces = [np.array([1, 2, 9]), np.array([3]), np.array([9, 4])]
+        write_tensors(tmp_path / name, pieces, vocab_size=10, eot_id=9)
     documents = torch.load(tmp_path / "train.pt", weights_only=True)
     assert [document.tolist() for document in documents] == [[1, 2, 9], [3, 9], [4]]
     assert {document.dtype for document in documents} == {torch.int32}

@@ -63,7 +63,7 @@ def encode_lists(
 ) -> Iterator[Encoded]:
     """What encoding.py gives for text; <|endoftext|> is added where a document has none."""
     for split, ids, is_end in parts:
-        size = int(tokenizer.token_sizes[ids].sum())
+        size = tokenizer.text_size(ids)
         if is_end and end_documents and ids[-1] != tokenizer.eot_id:
             ids = np.append(ids, tokenizer.eot_id)
         kinds, counts = np.unique(ids, return_counts=True)

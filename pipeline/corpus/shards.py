@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from pipeline.corpus.token_file import BinWriter, TokenFileInfo, shard_name, write_tokens
+from pipeline.corpus.token_file import BinWriter, TokenFileInfo, shard_name, write_tensors
 from pipeline.corpus.tokenizers import Tokenizer
 from pipeline.storage import atomic_writer, sha256_json
 
@@ -59,13 +59,8 @@ class SplitWriter:
         """Complete the files; meta.json's tokens, sha256, and where there are several, shards."""
         tokenizer = self._tokenizer
         if self._writer is None:
-            written = write_tokens(
-                self._folder / f"{self._split}.{self._suffix}",
-                self._in_memory,
-                vocab_size=tokenizer.vocab_size,
-                tokenizer_sha256=tokenizer.sha256,
-                eot_id=tokenizer.eot_id,
-            )
+            path = self._folder / f"{self._split}.pt"
+            written = write_tensors(path, self._in_memory, tokenizer.vocab_size, tokenizer.eot_id)
             return {"tokens": written.tokens, "sha256": written.sha256}
         self._close()
         if len(self._done) == 1:

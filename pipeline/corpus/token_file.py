@@ -27,14 +27,14 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.corpus.token_stream import ShardedTokens, TokenStream
+from pipeline.corpus.token_stream import ShardedTokens, Tokens, TokenStream, document_bounds
 from pipeline.errors import TokenFileError
-from pipeline.storage import atomic_writer, read_json
+from pipeline.storage import read_json, write_bytes
 
 MAGIC = b"TRACEGPT"
 VERSION = 1
@@ -58,28 +58,6 @@ class TokenFile:
     vocab_size: int
     tokenizer_sha256: str
     sha256: str  # of the ids, as stated: `verify_tokens` compares
-
-
-def write_tokens(
-    path: Path,
-    pieces: Iterable[npt.NDArray[Any]],
-    *,
-    vocab_size: int,
-    tokenizer_sha256: str,
-    eot_id: int | None = None,
-) -> TokenFileInfo:
-    """Write ids as they come to a .bin or .pt file, which appears when all of them are there.
-
-    eot_id ends the documents of a .pt file; without it the file holds one. Raises TokenFileError
-    for an id outside the vocabulary.
-    """
-    with atomic_writer(path) as file:
-        if path.suffix == ".pt":
-            return _write_tensors(file, path, pieces, vocab_size, eot_id)
-        writer = BinWriter(file, path, vocab_size, tokenizer_sha256)
-        for piece in pieces:
-            writer.append(piece)
-        return writer.finish()
 
 
 class BinWriter:
@@ -108,6 +86,27 @@ class BinWriter:
         self._file.seek(0)
         self._file.write(_HEADER.pack(*header))
         return TokenFileInfo(self.count, digest.hex())
+
+
+def write_tensors(
+    path: Path, pieces: Iterable[npt.NDArray[Any]], vocab_size: int, eot_id: int
+) -> TokenFileInfo:
+    """Write ids to a .pt file, a tensor for each document, which ends with eot_id.
+
+    Raises TokenFileError for an id outside the vocabulary.
+    """
+    import torch
+
+    dtype = id_dtype(vocab_size)
+    checked = [_checked(piece, path, vocab_size).astype(dtype) for piece in pieces]
+    ids = np.concatenate([np.empty(0, dtype), *checked])
+    bounds = document_bounds(ids, eot_id)
+    # views of one tensor: torch.save writes the ids once, and each document as a place in them
+    documents = torch.split(torch.from_numpy(ids.astype(np.int32)), np.diff(bounds).tolist())
+    buffer = io.BytesIO()  # torch.save writes a path's name into the file; a buffer has none
+    torch.save(list(documents), buffer)
+    write_bytes(path, buffer.getvalue())
+    return TokenFileInfo(len(ids), hashlib.sha256(ids.tobytes()).hexdigest())
 
 
 def id_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -162,9 +161,7 @@ def load_split(folder: Path, split: str) -> TokenFile:
         return _of_this_run(folder / f"{split}.{suffix}", stated, meta)
     paths = [folder / f"{shard_name(split, n)}.{suffix}" for n in range(len(shards))]
     files = [_of_this_run(path, shard, meta) for path, shard in zip(paths, shards, strict=True)]
-    tokens = ShardedTokens(
-        [file.tokens for file in files if not isinstance(file.tokens, ShardedTokens)]
-    )
+    tokens = ShardedTokens([cast(Tokens, file.tokens) for file in files])
     first = files[0]
     return TokenFile(paths[0], tokens, first.vocab_size, first.tokenizer_sha256, stated["sha256"])
 
@@ -218,28 +215,6 @@ def _map_tokens(path: Path) -> TokenFile:
     if count:
         tokens = np.memmap(path, dtype, mode="r", offset=_HEADER.size, shape=(count,))
     return TokenFile(path, tokens, vocab_size, tokenizer.hex(), digest.hex())
-
-
-def _write_tensors(
-    file: BinaryIO,
-    path: Path,
-    pieces: Iterable[npt.NDArray[Any]],
-    vocab_size: int,
-    eot_id: int | None,
-) -> TokenFileInfo:
-    import torch
-
-    dtype = id_dtype(vocab_size)
-    checked = [_checked(piece, path, vocab_size).astype(dtype) for piece in pieces]
-    ids = np.concatenate([np.empty(0, dtype), *checked])
-    ends = np.flatnonzero(ids == eot_id) + 1 if eot_id is not None else np.empty(0, np.int64)
-    bounds = np.unique([0, *ends.tolist(), len(ids)])
-    # views of one tensor: torch.save writes the ids once, and each document as a place in them
-    documents = torch.split(torch.from_numpy(ids.astype(np.int32)), np.diff(bounds).tolist())
-    buffer = io.BytesIO()  # torch.save writes a path's name into the file; a buffer has none
-    torch.save(list(documents), buffer)
-    file.write(buffer.getbuffer())
-    return TokenFileInfo(len(ids), hashlib.sha256(ids.tobytes()).hexdigest())
 
 
 def _read_tensors(path: Path) -> TokenFile:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 Tokens = npt.NDArray[np.integer[Any]]
-_SCANNED_AT_ONCE = 1 << 22  # ids
+PART = 1 << 20  # ids looked at at a time: memory
 
 
 class ShardedTokens:
@@ -70,8 +70,8 @@ def release(tokens: TokenStream) -> None:
 def document_bounds(tokens: TokenStream, eot_id: int | None) -> npt.NDArray[np.int64]:
     """Where each document begins, and the stream's end; <|endoftext|> is its document's last."""
     ends = []
-    for start in range(0, len(tokens), _SCANNED_AT_ONCE):
-        piece = tokens[start : start + _SCANNED_AT_ONCE]
+    for start in range(0, len(tokens), PART):
+        piece = tokens[start : start + PART]
         ends.append(np.flatnonzero(piece == eot_id) + start + 1)
         release(tokens)
     return np.unique(np.concatenate([[0], *ends, [len(tokens)]]).astype(np.int64))

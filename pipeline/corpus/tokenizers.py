@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import tiktoken
 
+from pipeline.corpus.token_stream import PART, TokenStream
 from pipeline.errors import CorpusError, TokenFileError
 from pipeline.storage import read_json, sha256_json, write_json
 
@@ -84,6 +85,11 @@ class Tokenizer(ABC):
     def token_sizes(self) -> Ids:
         """(vocab_size,): how many bytes of text each id stands for."""
         return np.array([len(data) for data in self._token_bytes])
+
+    def text_size(self, ids: TokenStream) -> int:
+        """How many bytes of text the ids stand for."""
+        parts = range(0, len(ids), PART)
+        return sum(int(self.token_sizes[ids[start : start + PART]].sum()) for start in parts)
 
     def to_json(self) -> dict[str, Any]:
         """The value that from_json restores the tokenizer from."""

@@ -11,7 +11,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-PART = 1 << 20  # targets at a time: memory
+from pipeline.corpus.token_stream import PART
+
 MOST_TOKENS = 1 << 24  # of the train split's end: memory
 XZ_MOST_BYTES = 1 << 24  # of the train text's end: time, and xz -9 looks back no more than 64 MiB
 

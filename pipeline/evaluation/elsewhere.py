@@ -53,7 +53,7 @@ def score_elsewhere(params: Params, checkpoint: str, text: Path | None) -> list[
             name=name,
             block_size=max(1, min(model.config.block_size, len(ids) - 1)),
         )
-        text_bytes = int(tokenizer.token_sizes[ids[1:]].sum())
+        text_bytes = tokenizer.text_size(ids[1:])
         per_word = None
         if words:
             nats = score.nats / words  # of a text without spaces: of one long word

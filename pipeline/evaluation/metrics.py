@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.corpus import tokenizers
 from pipeline.corpus.token_file import load_split
+from pipeline.corpus.token_stream import PART
 from pipeline.corpus.tokenizers import Tokenizer
 from pipeline.errors import CheckpointError
 from pipeline.evaluation import baselines
@@ -25,7 +26,6 @@ from pipeline.training.runtime import place
 
 LAST_STEPS = 100  # of the mean training loss at the end
 STRATEGY_TOKENS = 100  # most, of each strategy's text
-PART = 1 << 20  # tokens whose bytes are joined at a time: memory
 
 
 class Evaluation(NamedTuple):
@@ -60,7 +60,7 @@ def compute(params: Params) -> Evaluation:
         if name == "test" and len(splits[name]) == 0:
             continue  # prepare.test_fraction is 0
         whole = score(name, params.evaluate.overlap)
-        text_bytes = int(tokenizer.token_sizes[splits[name][1:]].sum())
+        text_bytes = tokenizer.text_size(splits[name][1:])
         metrics[name] = {
             "loss": whole.loss,
             "perplexity": whole.perplexity,

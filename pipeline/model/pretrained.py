@@ -226,8 +226,11 @@ def build_model(tensors: Mapping[str, Any], stated: dict[str, Any]) -> GPT:
         head = state.setdefault("lm_head.weight", state["wte.weight"])
         if head is not state["wte.weight"] and not torch.equal(head, state["wte.weight"]):
             raise CheckpointError("lm_head.weight: found other values; allowed: wte.weight's, tied")
-    with torch.device("meta"):  # takes no memory: a file must not make this process take any
-        wanted = GPT(config).state_dict()
+    # takes no memory: a file must not make this process take any. Rotary tables, which are in no
+    # file, would take theirs by the context
+    context = 1 if config.architecture == "modern" else config.block_size
+    with torch.device("meta"):
+        wanted = GPT(replace(config, block_size=context)).state_dict()
     for name, tensor in wanted.items():
         if name not in state:
             raise CheckpointError(f"{name}: found no such tensor; allowed: {_shape(tensor)}")

@@ -91,6 +91,6 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         metadata = json.loads(header.get(HEADER, "{}"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: not found") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from None
     return tensors, metadata if isinstance(metadata, dict) else {}

@@ -35,7 +35,7 @@ def lineage(sha256: str, beside: Path) -> tuple[str, dict[str, Any] | None]:
             if kept["origin"] is not None:
                 score_rows(kept["origin"])
             return kept["sha256"], kept["origin"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     return sha256, _reported(sha256)
 
@@ -48,7 +48,7 @@ def _reported(sha256: str) -> dict[str, Any] | None:
             return None
         if sha256 != provenance["checkpoints"]["best.pt"]:
             metrics = {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return {"metrics": metrics, "provenance": provenance}
 

@@ -136,7 +136,6 @@ class Trainer:
             muon_dtype=torch.bfloat16 if runtime.precision != "fp32" else torch.float32,
         )
         self.scaler = torch.amp.GradScaler(runtime.device, enabled=runtime.precision == "fp16")
-        self.tokens_per_step = self.batches.sequences_per_step * self.batches.block_size
         self.lr = 0.0
         self.val_loss: float | None = None
         self._pending: list[torch.Tensor] = []  # losses not read back from the device yet
@@ -312,14 +311,16 @@ def fit(
         logged = trainer.step % params.log_interval == 0 or last
         if last:
             trainer.stopped = "max_steps"
-        if logged and params.target_loss is not None and trainer.read_back() <= params.target_loss:
+        looks = trainer.step % params.eval_interval == 0
+        row = logged or looks
+        if row and params.target_loss is not None and trainer.read_back() <= params.target_loss:
             trainer.stopped = "target_loss"
         trainer.val_loss = None
-        if trainer.step % params.eval_interval == 0 or trainer.stopped:
+        if looks or trainer.stopped:
             _look_at_val(trainer, hooks, outputs)
         if params.patience and trainer.looks_without_better >= params.patience:
             trainer.stopped = trainer.stopped or "patience"
-        if logged or trainer.val_loss is not None:
+        if row:
             trainer.add_row()
             if ranks.first:
                 trainer.history.append_csv(outputs.train_csv)

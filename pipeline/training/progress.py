@@ -60,9 +60,10 @@ class Show:
         row = trainer.history.rows[-1] if trainer.history.rows else None
         if row is None or (row.step != trainer.step and not trainer.stopped):
             return
-        steps = trainer.step - self.first_step
-        rate = steps * trainer.tokens_per_step / max(now - self.started, 1e-9)
-        left = (self.max_steps - trainer.step) * trainer.tokens_per_step / max(rate, 1e-9)
+        steps, seconds = trainer.step - self.first_step, now - self.started
+        tokens = row.tokens - trainer.batches.tokens_seen(self.first_step)
+        rate = tokens / max(seconds, 1e-9)
+        left = (self.max_steps - trainer.step) * seconds / max(steps, 1)
         val = f", val {trainer.best_loss:.4f} best" if trainer.best_loss is not None else ""
         epochs = trainer.batches.epochs(trainer.step)
         text = f"loss {row.loss:.4f}{val}, epoch {epochs:.2f}, {rate:,.0f} tokens/s"

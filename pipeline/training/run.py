@@ -15,7 +15,7 @@ from pipeline.corpus.batches import Batches, check_length
 from pipeline.corpus.token_file import load_split
 from pipeline.corpus.token_stream import TokenStream
 from pipeline.corpus.tokenizers import Tokenizer
-from pipeline.errors import CheckpointError, FetchError
+from pipeline.errors import CheckpointError, FetchError, UserError
 from pipeline.evaluation.perplexity import score_split
 from pipeline.evaluation.sampling import generate, prompt_ids
 from pipeline.model.gpt import GPT, GPTConfig
@@ -88,9 +88,11 @@ def run(params: Params, ranks: Ranks, threads: int) -> None:
             f"note: train.warmup_steps ({params.train.warmup_steps}) is more than train.max_steps "
             f"({params.train.max_steps}): the rate ends at {reached:.0%} of train.lr"
         )
+    padded = params.train.batch_order == "documents"
     show.line(
         f"{model.count_parameters():,} parameters, {model.flops_per_token():,} FLOPs per token, "
-        f"{tokens_per_step:,} tokens per step, {len(train_tokens):,} train tokens"
+        f"{'up to ' * padded}{tokens_per_step:,} tokens per step, "
+        f"{len(train_tokens):,} train tokens"
     )
     _take_up(trainer, resume, show)
     CHECKPOINTS.mkdir(parents=True, exist_ok=True)
@@ -128,6 +130,12 @@ def run(params: Params, ranks: Ranks, threads: int) -> None:
     except Interrupted:
         show.line(f"stopped at step {trainer.step}; its state is saved: `dvc repro` goes on there")
         ranks.wait()
+        raise typer.Exit(130) from None
+    except Exception as error:
+        if isinstance(error, UserError) or not stopping:
+            raise
+        # Ctrl-C reaches what a step has started too: the compiler of a first one
+        show.line(f"stopped in step {trainer.step}, before its end: {type(error).__name__}")
         raise typer.Exit(130) from None
     if not ranks.first:
         return
@@ -239,7 +247,6 @@ def _facts(
             "flops_per_token": model.flops_per_token(),
         },
         "runtime": fingerprint,
-        "tokens_per_step": trainer.tokens_per_step,
         "flops": flops,
         "stopped": trainer.stopped,
         "samples": trainer.samples,
