@@ -232,7 +232,8 @@ class _Work:
         with (project / "params.yaml").open("w", encoding="utf-8") as file:
             YAML().dump(settings, file)
         paths = [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
-        code = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        # DVC_ROOT: the project's own cache has the tokenizers that were fetched once
+        code = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "DVC_ROOT": str(Path.cwd())}
         for stage in ("fetch", "prepare"):
             run = subprocess.run(
                 [sys.executable, "-m", "pipeline", stage],

@@ -1,6 +1,7 @@
 """Stage train: data/tokens -> data/checkpoints, reports/train.csv, reports/samples.txt."""
 
 import os
+import shutil
 import signal
 import sys
 
@@ -12,6 +13,7 @@ from pipeline.training import runtime
 from pipeline.training.ranks import Ranks, call_at_end_of_starter, under_torchrun
 
 OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")  # in what torch says
+CUT_SHORT = "file too short"  # and of a kernel that was killed half written
 
 
 def train() -> None:
@@ -37,6 +39,13 @@ def train() -> None:
     try:
         run(params, ranks, threads)
     except RuntimeError as error:
+        if CUT_SHORT in str(error):
+            kernels = runtime.compiled_kernels()
+            shutil.rmtree(kernels, ignore_errors=True)
+            raise TrainingError(
+                f"{kernels}: a compiled kernel was cut short when an earlier run was killed, all "
+                "are removed; run it again"
+            ) from None
         if not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
         raise TrainingError(

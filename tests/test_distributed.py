@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -18,6 +19,7 @@ import torch
 from test_resume import clear, hashes, wait_for_state
 from tiny_project import environment, make_project, run, set_params
 
+from pipeline.training import launch
 from pipeline.training.launch import error_line
 
 TOLERANCE = 1e-5  # relative, fp32
@@ -154,6 +156,18 @@ def test_the_line_of_an_error_is_taken_whole() -> None:
     assert error_line("") is None
 
 
+def test_an_error_is_not_hidden_by_the_processes_that_were_killed_for_it(tmp_path: Path) -> None:
+    said = {0: "Traceback\nerror: training loss is nan\n", 1: ""}
+    failures = {}
+    for rank, (text, status) in enumerate(zip(said.values(), (1, -signal.SIGKILL), strict=True)):
+        log = tmp_path / f"run/attempt_0/{rank}/stderr.log"
+        log.parent.mkdir(parents=True)
+        log.write_text(text)
+        failures[rank] = SimpleNamespace(local_rank=rank, exitcode=status)
+    ended = launch.first_to_fail(SimpleNamespace(failures=failures), tmp_path, 2)
+    assert ended == launch.Ended(1, said[0], "")
+
+
 @pytest.mark.slow
 def test_an_error_in_every_worker_is_one_line(project: Path) -> None:
     set_params(project, train__nproc=2, model__block_size=4096)
@@ -187,21 +201,23 @@ def wait_until_gone(process: psutil.Process) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize(("parallel", "nproc"), [("ddp", 4), ("fsdp", 2)])
 def test_killed_or_stopped_anywhere_nothing_is_left_and_it_ends_in_the_same_bytes(
-    project: Path, parallel: str
+    project: Path, parallel: str, nproc: int
 ) -> None:
+    # of four: two gradients have the same sum in either order
     set_params(
-        project, train__nproc=2, train__parallel=parallel, train__max_steps=200,
-        model__dropout=0.1, log__save_interval=1e-6,
+        project, train__nproc=nproc, train__parallel=parallel, train__max_steps=200,
+        model__dropout=0.1, log__save_interval=60,
     )  # fmt: skip
     assert train(project).returncode == 0
     whole = hashes(project)
     clear(project)
+    set_params(project, log__save_interval=1e-6)
     for who in ("rank 1", "rank 0", "launcher", "Ctrl-C"):
         process = started(project)
         workers = psutil.Process(process.pid).children()
-        assert len(workers) == 2
+        assert len(workers) == nproc
         ranks = {worker.environ()["RANK"]: worker for worker in workers}
         if who == "launcher":
             process.kill()
@@ -215,8 +231,8 @@ def test_killed_or_stopped_anywhere_nothing_is_left_and_it_ends_in_the_same_byte
         if who.startswith("rank"):
             assert process.returncode == 1
             assert errors == (
-                f"error: process {who[-1]} of 2 was killed by SIGKILL, and the others were ended; "
-                "run it again: it goes on from the last saved state\n"
+                f"error: process {who[-1]} of {nproc} was killed by SIGKILL, and the others were "
+                "ended; run it again: it goes on from the last saved state\n"
             )
         if who == "Ctrl-C":
             assert process.returncode == 130

@@ -3,6 +3,7 @@
 Real processes, real signals: see killed.py for how a signal hits an exact point.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ import pytest
 from tiny_project import commit, environment, make_project, run, set_params
 
 from pipeline.training.resume import ResumeState
+from pipeline.training.runtime import can_compile
 
 KILLED = str(Path(__file__).with_name("killed.py"))
 OUTPUTS = ("data/checkpoints", "reports/train.csv", "reports/samples.txt")
@@ -326,6 +328,44 @@ def trainers(project: Path) -> list[psutil.Process]:
 
 
 ALL = (*OUTPUTS, "reports", "data/evaluation", "dvc.lock", "README.md")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_compile(), reason="needs g++ and Python's headers")
+def test_what_is_compiled_may_be_stopped_and_cut_short(tmp_path: Path) -> None:
+    project = prepared(tmp_path / "p", train__compile="on")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "train"], cwd=project, env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    while "cc1plus" not in running(process.pid):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C does
+    output, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (130, "")
+    assert output.splitlines()[-1].startswith("stopped ")
+
+    assert train(project).returncode == 0
+    whole = hashes(project)
+    for kernel in (project / ".cache/compiled").rglob("*.so"):
+        os.truncate(kernel, 100)
+    clear(project)
+    refused = train(project)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"error: {project}/.cache/compiled: a compiled kernel was cut")
+    assert refused.stderr.count("\n") == 1
+    assert train(project).returncode == 0
+    assert hashes(project) == whole
+
+
+def running(pid: int) -> list[str]:
+    """The names of its processes, and of theirs."""
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(child.name())
+    return found
 
 
 @pytest.mark.slow

@@ -127,8 +127,9 @@ class Batches:
             return self._padded(self._places(step)[first : first + count])
         starts = self.starts(step)[first : first + count]
         block = np.stack([self.tokens[s : s + self.block_size + 1] for s in starts])
-        both = torch.from_numpy(block.astype(np.int64))  # (B, T + 1)
-        return both[:, :-1], both[:, 1:]
+        # each of its own memory: a GPU takes no pinned rows that are apart
+        x, y = block[:, :-1].astype(np.int64), block[:, 1:].astype(np.int64)
+        return torch.from_numpy(x), torch.from_numpy(y)
 
     def _padded(self, places: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         starts, lengths = self._starts[places], self._lengths[places]

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-SECONDS_TO_SAVE = 600  # after Ctrl-C or SIGTERM, before the workers are killed
+SECONDS_TO_SAVE = 600  # after Ctrl-C or SIGTERM, before the workers are killed; torch 2.11: 30
 
 
 class Ended(NamedTuple):
@@ -59,18 +59,22 @@ def launch(processes: int, command: list[str]) -> Ended:
         except SignalException as end:
             return Ended(128 + int(end.sigval), "", "")
         except ChildFailedError as error:
-            return _first_to_fail(error, Path(logs), processes)
+            return first_to_fail(error, Path(logs), processes)
     return Ended(0, "", "")
 
 
-def _first_to_fail(error: "object", logs: Path, processes: int) -> Ended:
+def first_to_fail(error: "object", logs: Path, processes: int) -> Ended:
+    """What ended a run: a process that was killed, or an error of one's own; error: torch's
+    ChildFailedError, logs: where the workers wrote."""
     failures: dict[int, tuple[int, str]] = {}
     for rank, failure in error.failures.items():  # type: ignore[attr-defined]
         files = sorted(logs.glob(f"**/attempt_0/{failure.local_rank}/stderr.log"))
         text = files[0].read_text(encoding="utf-8", errors="replace") if files else ""
         failures[rank] = failure.exitcode, text
+    # what the launcher sends to the rest: SIGTERM, and SIGKILL to those that a GPU keeps waiting
+    spoken = any(error_line(text) is not None for _, text in failures.values())
     for rank, (status, _) in failures.items():
-        if status < 0 and status != -signal.SIGTERM:  # which the launcher itself sends to the rest
+        if status < 0 and status != -signal.SIGTERM and not spoken:
             name = signal.Signals(-status).name
             return Ended(1, "", f"process {rank} of {processes} was killed by {name}")
     # an error of its own before what a process says of others that are gone

@@ -133,7 +133,7 @@ class Trainer:
             betas=(params.beta1, params.beta2),
             copies=copies,
             momentum=MUON_MOMENTUM,
-            muon_dtype=torch.bfloat16 if runtime.precision != "fp32" else torch.float32,
+            muon_dtype=torch.bfloat16 if runtime.precision == "bf16" else torch.float32,
         )
         self.scaler = torch.amp.GradScaler(runtime.device, enabled=runtime.precision == "fp16")
         self.lr = 0.0
@@ -181,6 +181,21 @@ class Trainer:
         self._grad_norm = self._update()
         self.computing.zero_grad(set_to_none=True)
         self._pending.append(total)
+
+    def settle(self) -> None:
+        """Have behind it what only a first backward pass does, and changes no weight.
+
+        DDP groups gradients anew after it, and the order in which several processes' are added up
+        follows from the groups: the first step after a resumption must find them as any other.
+        """
+        if self.ranks.size == 1 or self.sharded:
+            return
+        x, y = self.batches.sequences(1, 0, self.micro_batch_size)
+        self.computing.train()
+        with self.runtime.autocast():
+            loss = self.forward(x.to(self.runtime.device), y.to(self.runtime.device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.computing.zero_grad(set_to_none=True)
 
     def _update(self) -> torch.Tensor:
         """Clip the gradients and let the optimizers step; returns the norm before."""

@@ -66,7 +66,7 @@ def peak_memory(model: ModelParams, vocab_size: int, setting: Setting) -> float:
     if setting.parallel == "fsdp":
         copies = computed_in * (root + GATHERED_BLOCKS * block) + FP32 * block
         if setting.micro_steps > 1:  # gradients are whole until the step's last micro-batch
-            copies += computed_in * everything
+            copies += FP32 * everything
     update = 0.0
     if setting.optimizer == "muon":  # all matrices of a shape at once, a third of them
         update = hidden / 3 * (2 * FP32 + 3 * computed_in)

@@ -110,12 +110,18 @@ class Ranks:
         return values[0]
 
     def sum(self, tensor: "Tensor") -> "Tensor":
-        """The sum over all processes, in place."""
-        if self.size > 1:
-            from torch import distributed
+        """The sum over all processes, each element's in the order of their ranks.
 
-            distributed.all_reduce(tensor)
-        return tensor
+        An all_reduce adds in an order that follows from an element's place among the others.
+        """
+        if self.size == 1:
+            return tensor
+        import torch
+        from torch import distributed
+
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        distributed.all_gather(parts, tensor)
+        return torch.stack(parts).sum(0)
 
 
 ALONE = Ranks()

@@ -58,7 +58,9 @@ def run(params: Params, ranks: Ranks, threads: int) -> None:
     flops = float(model.flops_per_token() * tokens_per_step * params.train.max_steps)
     runtime = choose(params.train, params.model.block_size, flops)
     ranks.start(runtime.device, params.train.parallel)
-    resume = ResumeState(_key(params, threads, runtime, init_from), ranks.first)
+    # the first's: another machine's would be its own, and all share the folder
+    key = ranks.from_first(_key(params, threads, runtime, init_from))
+    resume = ResumeState(key, ranks.first)
     if params.train.parallel != "fsdp":  # which brings each part there itself
         model.to(runtime.device)
     auto = params.train.micro_batch_size == "auto"
@@ -94,6 +96,7 @@ def run(params: Params, ranks: Ranks, threads: int) -> None:
         f"{'up to ' * padded}{tokens_per_step:,} tokens per step, "
         f"{len(train_tokens):,} train tokens"
     )
+    trainer.settle()
     _take_up(trainer, resume, show)
     CHECKPOINTS.mkdir(parents=True, exist_ok=True)
     stopping = stop_on_signals(STOP_SIGNALS)

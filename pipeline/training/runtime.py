@@ -68,6 +68,11 @@ def count_threads(threads: str | int) -> int:
     return available_cores() if threads == "auto" else int(threads)
 
 
+def compiled_kernels() -> Path:
+    """The folder in which torch.compile keeps what it has compiled."""
+    return shared_cache().resolve() / "compiled"
+
+
 def prepare_process(params: TrainParams) -> None:
     """Set what torch and the C library read at their start; call before importing torch."""
     assert "torch" not in sys.modules, "torch was imported before its settings were made"
@@ -79,7 +84,7 @@ def prepare_process(params: TrainParams) -> None:
         os.environ[name] = str(threads)
     if params.numerics == "portable":
         os.environ.update(_PORTABLE)
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(shared_cache().resolve() / "compiled")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiled_kernels())
     if sys.platform == "linux":
         library = ctypes.CDLL(None)
         if hasattr(library, "mallopt"):  # glibc; musl has no such thing and needs none
