@@ -13,7 +13,6 @@ from pipeline.training import runtime
 from pipeline.training.ranks import Ranks, call_at_end_of_starter, under_torchrun
 
 OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")  # in what torch says
-CUT_SHORT = "file too short"  # and of a kernel that was killed half written
 
 
 def train() -> None:
@@ -39,12 +38,14 @@ def train() -> None:
     try:
         run(params, ranks, threads)
     except RuntimeError as error:
-        if CUT_SHORT in str(error):
+        compiler = sys.modules.get("torch._dynamo.exc")
+        if compiler and isinstance(error, compiler.BackendCompilerFailed):
             kernels = runtime.compiled_kernels()
             shutil.rmtree(kernels, ignore_errors=True)
             raise TrainingError(
-                f"{kernels}: a compiled kernel was cut short when an earlier run was killed, all "
-                "are removed; run it again"
+                f"train.compile: {type(error.inner_exception).__name__}; {kernels} is removed, as "
+                "a killed run leaves files there cut short: run it again, and if that fails too, "
+                "set train.compile: off"
             ) from None
         if not any(words in str(error) for words in OUT_OF_MEMORY):
             raise

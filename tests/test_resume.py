@@ -353,7 +353,7 @@ def test_what_is_compiled_may_be_stopped_and_cut_short(tmp_path: Path) -> None:
     clear(project)
     refused = train(project)
     assert refused.returncode == 1
-    assert refused.stderr.startswith(f"error: {project}/.cache/compiled: a compiled kernel was cut")
+    assert refused.stderr.startswith("error: train.compile: ")
     assert refused.stderr.count("\n") == 1
     assert train(project).returncode == 0
     assert hashes(project) == whole
