@@ -10,10 +10,13 @@ import os
 import platform
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from rich.console import Console
 from pipeline.benchmarking.workloads import QUALITY, SPEED, Quality, Speed, merged
 from pipeline.errors import BenchmarkError, ReportError
 from pipeline.params import load_params
-from pipeline.paths import BENCHMARKS, README
+from pipeline.paths import BENCHMARKS, CACHE, README
 from pipeline.processes import available_cores, environment
 from pipeline.reporting.benchmark import PEER
 from pipeline.storage import read_json, write_json
@@ -65,6 +68,8 @@ def bench(
     from pipeline.reporting.markdown import table
 
     load_params()
+    if check and draw:
+        raise BenchmarkError("--check: found --draw too; allowed: one of them")
     if check or draw:
         _show_records(check)
         return
@@ -80,20 +85,25 @@ def bench(
         check_peer(peer)
     if text is not None and not text.is_file():
         raise BenchmarkError(f"{text}: --text: not found; allowed: a text file")
+    cores = available_cores()
+    if threads > cores:
+        raise BenchmarkError(f"--threads: found {threads}; allowed: 0 to {cores}")
     console = Console()
-    threads = threads or available_cores()
-    record = _machine(device, threads)
+    threads = threads or cores
+    record = _machine(device, threads, peer)
     path = BENCHMARKS / f"{'-'.join(filter(None, (device, name)))}.json"
-    if write and (lost := _lost(path, chosen, peer is not None)):
+    if write and (lost := _lost(path, record, chosen, repeats)):
         write = False
         console.print(f"not to be written: {path} holds {lost} too; --name NAME writes beside it")
     console.print(f"limits of {record['machine']['cpu']}, {threads} threads")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _kept(record, CACHE / path.name):
         work = _Work(Path(folder), peer, text, device, threads, repeats, console)
         limits = record["limits"] = work.limits()
         console.print(", ".join(f"{k.replace('_', ' ')} {v:,.0f}" for k, v in limits.items()))
-        record["speed"] = {one: work.speed(one) for one in chosen if one in SPEED}
-        record["quality"] = {one: work.quality(one) for one in chosen if one in QUALITY}
+        for one in chosen:
+            kind, measure = ("speed", work.speed) if one in SPEED else ("quality", work.quality)
+            record[kind][one] = measure(one)
+            record["corpus_sha256"] = work.corpus_sha256
     heads, rows = benchmark_rows(record)
     console.print(table(heads, rows), markup=False, highlight=False, soft_wrap=True)
     if write:
@@ -102,18 +112,49 @@ def bench(
         console.print(f"wrote {path.as_posix()}, its page and the section BENCHMARKS")
 
 
+@contextmanager
+def _kept(record: dict[str, Any], path: Path) -> Iterator[None]:
+    """Where measuring fails or is stopped, what was measured until then is in the scratch folder;
+    SIGTERM stops it as Ctrl-C does, and the process that is being measured with it."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except BaseException:
+        if record["speed"] or record["quality"]:
+            write_json(path, record)
+            print(f"{path}: what was measured until then", file=sys.stderr)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _read(path: Path) -> Any:
-    return read_json(path, BenchmarkError, "allowed: as bench wrote it")
+    remedy = "allowed: as bench wrote it"
+    record = read_json(path, BenchmarkError, remedy)
+    for part in ("machine", "limits", "speed", "quality"):
+        if not isinstance(record.get(part), dict):
+            raise BenchmarkError(f"{path}: found no {part}; {remedy}")
+    return record
 
 
-def _lost(path: Path, chosen: list[str], with_peer: bool) -> str:
+def _lost(path: Path, new: dict[str, Any], chosen: list[str], repeats: int) -> str:
     """What a record holds that a new one of these workloads would not."""
     if not path.is_file():
         return ""
     record = _read(path)
     lost = [one for one in (*record["speed"], *record["quality"]) if one not in chosen]
-    beside = any(PEER in one["tokens_per_second"] for one in record["speed"].values())
-    return ", ".join([*lost, *([PEER] if beside and not with_peer else [])])
+    beside = [one["tokens_per_second"] for one in record["speed"].values()]
+    if any(PEER in rates for rates in beside) and not new["peer_commit"]:
+        lost.append(PEER)
+    for part in ("gpu", "cpu"):
+        other = record["machine"].get(part)
+        if other != new["machine"].get(part):
+            lost.append(f"the figures of {other}")
+            break
+    rounds = max((len(rates["ours"]) for rates in beside), default=0)
+    if rounds > repeats:
+        lost.append(f"{rounds} rounds")
+    return ", ".join(lost)
 
 
 def _show_records(check: bool) -> None:
@@ -138,8 +179,8 @@ def _show_records(check: bool) -> None:
     print(f"{README} and {BENCHMARKS}/ are what the benchmarks' records say")
 
 
-def _machine(device: str, threads: int) -> dict[str, Any]:
-    """What a measurement depends on, and the command."""
+def _machine(device: str, threads: int, peer: Path | None) -> dict[str, Any]:
+    """What a measurement depends on, and the command; nothing measured yet."""
     from importlib.metadata import version
 
     from pipeline.reporting.revisions import git
@@ -159,7 +200,12 @@ def _machine(device: str, threads: int) -> dict[str, Any]:
     }
     if device == "cuda":
         asked = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        facts["gpu"] = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+        try:
+            gpus = subprocess.run(asked, capture_output=True, text=True).stdout.splitlines()
+        except OSError:  # no nvidia-smi: the first measurement says whether there is a GPU
+            gpus = []
+        facts["gpu"] = gpus[0] if gpus else "unknown"
+    peer_head = git("-C", str(peer), "rev-parse", "HEAD", check=False) if peer else b""
     return {
         "command": " ".join(["python -m pipeline", *map(_without_folders, sys.argv[1:])]),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
@@ -168,6 +214,9 @@ def _machine(device: str, threads: int) -> dict[str, Any]:
         "threads": threads,
         "load_average": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "machine": facts,
+        "peer_commit": (peer_head.decode().strip() or "unknown") if peer else "",
+        "speed": {},
+        "quality": {},
     }
 
 
@@ -184,7 +233,7 @@ def _child(module: str, arguments: list[str], asked: dict[str, Any] | None) -> d
     if run.returncode:
         last = (run.stderr.strip().splitlines() or ["nothing said"])[-1]
         raise BenchmarkError(f"{module}: ended with {run.returncode}: {last}")
-    found: dict[str, Any] = json.loads(run.stdout)
+    found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
     return found
 
 
@@ -203,10 +252,13 @@ class _Work:
     ) -> None:
         self.folder, self.peer, self.text = folder, peer, text
         self.device, self.threads, self.repeats, self.console = device, threads, repeats, console
+        self.corpus_sha256 = ""
 
     def tokens(self, tokenizer: str) -> Path:
         """tinyshakespeare by `fetch` and `prepare`: the last tenth is val, as in nanoGPT."""
         from ruamel.yaml import YAML
+
+        from pipeline.corpus.token_file import read_meta
 
         project = self.folder / tokenizer
         data = project / "data" / "tokens"
@@ -244,6 +296,7 @@ class _Work:
             )
             if run.returncode:
                 raise BenchmarkError(f"{stage}: {run.stderr.strip()}")
+        self.corpus_sha256 = read_meta(data)["corpus"]["sha256"]
         return data
 
     def ours(

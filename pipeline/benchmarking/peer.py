@@ -16,7 +16,7 @@ from pipeline.corpus.token_file import load_split, read_meta
 from pipeline.errors import BenchmarkError
 
 NEEDED = ("train.py", "model.py", "configurator.py")
-ITERATION = re.compile(r"^iter (\d+): loss ([\d.]+), time ([\d.]+)ms", re.MULTILINE)
+ITERATION = re.compile(r"^iter (\d+): loss [\d.]+, time ([\d.]+)ms", re.MULTILINE)
 
 
 def check_peer(peer: Path) -> None:
@@ -29,7 +29,7 @@ def check_peer(peer: Path) -> None:
 
 
 def numbered(data: Path) -> tuple[dict[str, npt.NDArray[np.integer[Any]]], int]:
-    """The ids of train and val, and how many kinds there are.
+    """The ids of train and val, and the size of the vocabulary.
 
     Characters are numbered as nanoGPT's prepare.py does: those that occur, and no others.
     """
@@ -85,9 +85,8 @@ def train(folder: Path, flags: dict[str, Any], device: str, threads: int) -> dic
     # an iteration with a look at val in it (the first one always) is not one of training alone
     return {
         "seconds": [
-            float(time) / 1e3 for number, _, time in iterations if int(number) % interval != 0
+            float(time) / 1e3 for number, time in iterations if int(number) % interval != 0
         ],
-        "train_loss": float(iterations[-1][1]),
         "checkpoint": str(folder / "out" / "ckpt.pt"),
         "val_tokens": str(folder / "data" / "tokens" / "val.bin"),
     }

@@ -16,25 +16,26 @@ def benchmark_rows(record: dict[str, Any]) -> Table:
     for name, workload in record["speed"].items():
         peer = workload["tokens_per_second"].get(PEER)
         for way, rates in workload["tokens_per_second"].items():
-            # pair by pair, as the machine drifts
             gflops = [rate * workload["flops_per_token"] / 1e9 for rate in rates]
-            share = _median_ratio(gflops, workload["limit_gflops"])
-            ratio = _median_ratio(rates, peer) if peer and way != PEER else ""
+            share = statistics.median(_ratios(gflops, workload["limit_gflops"]))
+            over = _ratios(rates, peer) if peer and way != PEER else []
+            spread = f" ({min(over):.2f}–{max(over):.2f})" if len(over) > 1 else ""
             rows.append(
                 (
                     name,
                     way,
                     f"{statistics.median(rates):,.0f}",
                     f"{min(rates):,.0f} to {max(rates):,.0f}",
-                    share,
-                    ratio,
+                    f"{share:.2f}",
+                    f"{statistics.median(over):.2f}{spread}" if over else "",
                 )
             )
     return heads, rows
 
 
-def _median_ratio(ours: list[float], others: list[float]) -> str:
-    return f"{statistics.median(a / b for a, b in zip(ours, others, strict=True)):.2f}"
+def _ratios(ours: list[float], others: list[float]) -> list[float]:
+    """Pair by pair, as the machine drifts."""
+    return [a / b for a, b in zip(ours, others, strict=True)]
 
 
 def quality_rows(record: dict[str, Any]) -> Table:
@@ -52,8 +53,10 @@ def quality_rows(record: dict[str, Any]) -> Table:
             ]
             if workload["nanogpt"]:
                 peer = workload["nanogpt"][number]
-                ratio = peer["seconds"] / run["seconds"]
-                row += [f"{peer['val_loss']:.4f}", f"{peer['seconds']:.1f}", f"{ratio:.1f}"]
+                ratio = f"{peer['seconds'] / run['seconds']:.1f}"
+                if workload["target"] is not None and run["val_loss"] > workload["target"]:
+                    ratio = f"above {workload['target']}"
+                row += [f"{peer['val_loss']:.4f}", f"{peer['seconds']:.1f}", ratio]
             rows.append(tuple([*row, "", "", ""][: len(heads)]))
     return heads, rows
 
@@ -79,6 +82,11 @@ def benchmark_tables(record: dict[str, Any]) -> str:
         f"Limits, square products in the same run: {said}{again}; "
         f"memory {limits['copy_gb_per_second']:,.0f} GB/s.",
     ]
+    if any(PEER in workload["tokens_per_second"] for workload in record["speed"].values()):
+        how = "compiled, in bf16" if record["device"] == "cuda" else "in fp32 and not compiled"
+        commit = record.get("peer_commit")  # records of before have none
+        of = f" (commit {code(commit[:12])})" if commit else ""
+        parts.append(f"{PEER}{of} computes {how}, as it does on this device by itself.")
     for heads, rows in (benchmark_rows(record), quality_rows(record)):
         if rows:
             parts.append(table(heads, rows))

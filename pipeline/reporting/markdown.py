@@ -7,7 +7,7 @@ from collections.abc import Sequence
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; a column that holds nothing but numbers stands right."""
     numbers = [
-        all(re.fullmatch(r"\**[-+.,\d e±]*\**", row[column]) for row in rows)
+        all(re.fullmatch(r"\**[-–+.,\d e±()]*\**", row[column]) for row in rows)
         for column in range(len(heads))
     ]
     rule = ["---:" if is_number else "---" for is_number in numbers]
