@@ -118,6 +118,12 @@ def test_an_unknown_name_lists_what_there_is(finished: Path) -> None:
     ("path", "text", "said"),
     [
         ("dvc.lock", "{", "error: dvc.lock: not YAML\n"),
+        (
+            "dvc.lock",
+            "<<<<<<< HEAD\na: 1\n=======\na: 2\n>>>>>>> other",
+            "error: dvc.lock: line 1: a merge conflict; choose the settings in params.yaml, then "
+            "`git checkout --ours dvc.lock README.md reports` and `dvc repro`\n",
+        ),
         ("dvc.lock", "schema: 2", "error: dvc.lock: found no stages; run `dvc repro`\n"),
         ("reports/metrics.json", "[1]", "error: reports/metrics.json: not an object in JSON; "),
         ("data/checkpoints/run.json", "{", "platform data/checkpoints/run.json: not JSON; "),
@@ -159,6 +165,21 @@ def test_what_dvcignore_names_is_no_part_of_a_folder(
     (finished / ".dvcignore").write_text("*.bak\n")
     revisions.dvcignore.cache_clear()
     assert WorkingTree().md5("data/own", "") == before
+    commit(finished)
+    assert Revision("HEAD").md5("data/own", "") == before
+
+
+@pytest.mark.parametrize("command", [["trace", "val.loss"], ["verify"]])
+def test_elsewhere_than_at_the_top_it_is_one_line(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 1
+    line = "error: dvc.yaml: not found; run from the project's top folder\n"
+    assert capsys.readouterr() == ("", line)
 
 
 def test_a_name_reaches_no_file_outside_of_the_results(
