@@ -126,8 +126,12 @@ def test_an_unknown_name_lists_what_there_is(finished: Path) -> None:
         ),
         ("dvc.lock", "schema: 2", "error: dvc.lock: found no stages; run `dvc repro`\n"),
         ("reports/metrics.json", "[1]", "error: reports/metrics.json: not an object in JSON; "),
-        ("data/checkpoints/run.json", "{", "platform data/checkpoints/run.json: not JSON; "),
-        ("data/raw/manifest.json", "{", "corpus data/raw/manifest.json: not JSON; "),
+        (
+            "data/checkpoints/run.json",
+            "{",
+            "platform data/checkpoints/run.json: not JSON in UTF-8; ",
+        ),
+        ("data/raw/manifest.json", "{", "corpus data/raw/manifest.json: not JSON in UTF-8; "),
     ],
 )
 def test_a_damaged_file_is_named(
@@ -211,6 +215,20 @@ def test_names_that_git_quotes_are_hashed_as_dvc_does(
 ) -> None:
     (finished / "data/own/sub").mkdir()
     (finished / "data/own/sub/with space & ünï.txt").write_text("text")
+    commit(finished)
+    monkeypatch.chdir(finished)
+    here = WorkingTree().md5("data/own", "")
+    assert here is not None
+    assert Revision("HEAD").md5("data/own", "") == here
+
+
+def test_what_dvc_add_keeps_is_part_of_a_commits_folder(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("added.txt", "added/deeper/a.txt"):
+        (finished / "data/own" / name).parent.mkdir(parents=True, exist_ok=True)
+        (finished / "data/own" / name).write_text(name)
+    run(finished, "dvc", "add", "-q", "data/own/added.txt", "data/own/added")
     commit(finished)
     monkeypatch.chdir(finished)
     here = WorkingTree().md5("data/own", "")

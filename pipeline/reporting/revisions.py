@@ -126,6 +126,9 @@ class Revision:
             files = {
                 str(PurePosixPath(n).relative_to(path)): md5(self.read(n) or b"") for n in names
             }
+            for name in names:
+                if name.endswith(".dvc"):
+                    files |= self._added(PurePosixPath(name), PurePosixPath(path))
             if files:
                 return folder_md5(files)
             if any(f"{path}/".startswith(f"{out}/") for out in self._outputs):
@@ -139,6 +142,17 @@ class Revision:
                     return None
             return locked
         return md5(data)
+
+    def _added(self, dvc_file: PurePosixPath, folder: PurePosixPath) -> dict[str, str]:
+        """{path in the folder: md5} of what a .dvc file in it says that `dvc add` keeps."""
+        files: dict[str, str] = {}
+        for out in parse_yaml(self.read(str(dvc_file)) or b"", str(dvc_file)).get("outs", []):
+            target = str((dvc_file.parent / out["path"]).relative_to(folder))
+            inner = self.cache.listing(out["md5"]) if out["md5"].endswith(".dir") else {}
+            files |= {f"{target}/{name}": held for name, held in inner.items()}
+            if not inner:
+                files[target] = out["md5"]
+        return files
 
     def read_output(self, path: str) -> bytes | None:
         """A file inside a cached output."""
