@@ -15,15 +15,19 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from pipeline.corpus.formats import TOKEN_LISTS, Decoding, documents, suffix_of
 from pipeline.corpus.remote_files import bring, is_remote
-from pipeline.corpus.sources import SOURCES, fetch_named, own_files
+from pipeline.corpus.sources import OWN_FOLDER, SOURCES, fetch_named, own_files
 from pipeline.corpus.token_lists import read_token_lists
 from pipeline.errors import CorpusError
-from pipeline.params import CorpusParams, load_params
+from pipeline.params import CorpusParams, load_params, yaml_problem
 from pipeline.paths import RAW
 from pipeline.storage import put_in_place, scratch, sha256_file, sha256_json, write_json
+
+LOCK = Path("dvc.lock")
 
 
 def fetch() -> None:
@@ -44,6 +48,7 @@ def fetch() -> None:
             if own:
                 manifest = _take_own(own, params, new, console)
             else:
+                _refuse_to_replace_own_text(params)
                 manifest = _take_named(params.name, new, console)
         except CorpusError as error:
             if not is_remote(params.path):
@@ -100,6 +105,26 @@ def _check_file(path: Path, decoding: Decoding, text_field: str) -> None:
     for blocks in documents(path, decoding, text_field):
         for _ in blocks:
             pass
+
+
+def _refuse_to_replace_own_text(params: CorpusParams) -> None:
+    """Raise CorpusError where the last result was made of own text that is no longer here.
+
+    DVC has deleted data/raw by now, so dvc.lock says what it was made of.
+    """
+    try:
+        lock = YAML(typ="safe", pure=True).load(LOCK) if LOCK.is_file() else None
+    except YAMLError as error:
+        raise CorpusError(f"{LOCK}: not valid YAML: {yaml_problem(error)}") from None
+    deps = ((lock or {}).get("stages") or {}).get("fetch", {}).get("deps", [])
+    then = [dep.get("nfiles", 0) for dep in deps if dep["path"] == OWN_FOLDER.as_posix()]
+    shipped = int((OWN_FOLDER / "README.md").is_file())
+    if then and then[0] > shipped:
+        raise CorpusError(
+            f"corpus.path: {OWN_FOLDER} holds no text, but the last result is of text in it "
+            f"({LOCK}: {then[0]} files, now {shipped}); bring it (`git pull`, `dvc pull`, or who "
+            f"has it), or, to take {params.name} instead, `rm {LOCK}` and run it again"
+        )
 
 
 def _take_named(name: str, new: Path, console: Console) -> dict[str, Any]:

@@ -6,6 +6,7 @@ one line. The comments in params.yaml give each key's unit and range.
 """
 
 import difflib
+import os
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from ruamel.yaml.error import YAMLError
 from typing_extensions import Self
 
 from pipeline.errors import ParamsError
+from pipeline.paths import CHECKPOINTS
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -182,6 +184,15 @@ class TrainParams(Section):
         return values
 
     @model_validator(mode="after")
+    def _the_start_is_no_output_of_this_stage(self) -> Self:
+        if CHECKPOINTS.absolute() in Path(os.path.abspath(self.init_from)).parents:
+            raise ValueError(
+                f"init_from: found {self.init_from}, train's own output, which DVC removes first; "
+                f"allowed: a copy of it (`cp {self.init_from} data/init/`)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _the_step_is_named_once(self) -> Self:
         auto, found = self.micro_batch_size == "auto", self.sequences_per_step
         if auto and (found is None or self.grad_accum_steps != 1):
@@ -327,6 +338,8 @@ def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
         raise ParamsError(f"{path}: not found; run from the project's top folder") from None
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path}: not UTF-8 at byte {error.start}") from None
+    if conflict := merge_conflict(text):
+        raise ParamsError(f"{path}: {conflict}")
     try:
         values = YAML(typ="safe", pure=True).load(StringIO(text))
     except YAMLError as error:
@@ -334,6 +347,18 @@ def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: found {type(values).__name__}; allowed: sections of settings")
     return values
+
+
+def merge_conflict(text: str) -> str:
+    """What to do about the marks that a git merge left in a file, '' where there are none."""
+    lines = text.splitlines()
+    if not {"<<<<<<<", ">>>>>>>"} <= {line.split(" ")[0] for line in lines}:
+        return ""
+    first = next(number for number, line in enumerate(lines, 1) if line.startswith("<<<<<<<"))
+    return (
+        f"line {first}: a merge conflict; choose the settings in params.yaml, then "
+        "`git checkout --ours dvc.lock README.md reports` and `dvc repro`"
+    )
 
 
 def yaml_problem(error: Exception) -> str:

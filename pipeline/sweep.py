@@ -48,6 +48,7 @@ def run(
         python -m pipeline sweep run -S 'train.lr=1e-3,5e-4,1e-4' -S 'model.n_layer=1,2'
     """
     from pipeline.reporting.experiments import experiments
+    from pipeline.reporting.revisions import untracked
     from pipeline.sweeps import queue as queues
     from pipeline.sweeps.plan import resulting
     from pipeline.sweeps.progress import Show
@@ -74,13 +75,12 @@ def run(
         plan.forget_times(each)
     plan.save()
     with Show(plan, load_params().train.max_steps, workers) as show:
-        untracked = queues.untracked(
-            ["data/init", *(_corpus_path(m.settings) for m in plan.members)]
-        )
+        paths = ["data/init", *(_corpus_path(m.settings) for m in plan.members)]
+        copied = untracked(paths)
         for number, member in enumerate(todo):
             show.line(f"queueing {number + 1} of {len(todo)}: {member.name}")
             if not stopping:
-                queues.add(member, untracked)
+                queues.add(member, copied)
         started = watch(queue, plan, workers, show, stopping)
     found = experiments(plan.baseline)
     for each, start in started.items():

@@ -27,7 +27,9 @@ def trace(
     """
     from pipeline.reporting.lineage import lineage
     from pipeline.reporting.revisions import Revision, WorkingTree
+    from pipeline.reporting.stages import read_stages
 
+    read_stages()  # or this is not the project's top folder
     tree = WorkingTree() if rev is None else Revision(rev)
     root = lineage(tree, name)
     problems = root.problems()

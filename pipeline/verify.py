@@ -59,6 +59,9 @@ def verify(
 
     Example: python -m pipeline verify --rerun
     """
+    from pipeline.reporting.stages import read_stages
+
+    read_stages()  # or this is not the project's top folder
     wrong: list[str] = []
     checks = (
         ("dvc.lock: code, parameters, data, results", _against_the_lock),
@@ -95,6 +98,8 @@ def verify(
         )
     if not rerun:
         print("note: training was not run again; --rerun does that")
+    if lacking := _lacking_elsewhere():
+        print(f"note: {lacking} in neither git nor DVC: another clone lacks that")
     if any(SWEEPS.glob("*.json")) or any(BENCHMARKS.glob("*.json")):
         print("note: sweeps and benchmarks are records of what ran once; their pages show them")
 
@@ -141,10 +146,34 @@ def _against_the_commit() -> list[str]:
 
     paths = ["params.yaml", "dvc.yaml", "dvc.lock", "README.md", "reports", "pipeline"]
     paths += sorted({path for stage in read_stages() for path in stage.code})
+    if not git("rev-parse", "--git-dir", check=False):
+        return ["there is no git repository: `git init`, then `git add -A; git commit`"]
     if not git("rev-parse", "--verify", "--quiet", "HEAD", check=False):
         return ["there is no commit: `git add -A; git commit`"]
     changed = git("status", "--porcelain", "-z", "--no-renames", "--", *paths).decode().split("\0")
     return [f"{line[3:]}: differs from the last commit" for line in changed if line]
+
+
+def _lacking_elsewhere() -> str:
+    """What the results were made of that git and DVC hold no copy of, in words; '' if nothing."""
+    from pipeline.corpus.remote_files import is_remote
+    from pipeline.reporting.revisions import untracked
+
+    corpus = load_params().corpus.path
+    if not is_remote(corpus) and not Path(corpus).absolute().is_relative_to(Path.cwd()):
+        return f"corpus.path {corpus}, outside of the project, is"
+    files = []
+    for path in map(Path, untracked([corpus, "data/init"])):
+        files += [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    names = sorted(file.as_posix() for file in files if not _dvc_tracks(file))
+    if not names:
+        return ""
+    return f"{names[0]} and {len(names) - 1} more are" if names[1:] else f"{names[0]} is"
+
+
+def _dvc_tracks(file: Path) -> bool:
+    """Whether a .dvc file stands beside it, or beside a folder that it is in."""
+    return any(path.with_name(f"{path.name}.dvc").is_file() for path in (file, *file.parents[:-1]))
 
 
 def _files_are_whole() -> list[str]:
@@ -252,8 +281,7 @@ def _differing(
 
 def _run_again() -> tuple[str, list[str]]:
     """What was shown, and what differs, from a clone of HEAD run from the start."""
-    from pipeline.reporting.revisions import git
-    from pipeline.sweeps.queue import untracked
+    from pipeline.reporting.revisions import git, untracked
 
     with tempfile.TemporaryDirectory(prefix="tracegpt-") as folder:
         top = git("rev-parse", "--show-toplevel").decode().strip()

@@ -138,6 +138,18 @@ def test_stages_take_nothing_from_the_top_package(stage: str) -> None:
                     assert local_files(f"pipeline.{alias.name}", ROOT)[1:], f"{path}: {alias.name}"
 
 
+def test_a_folder_imports_only_from_those_before_it() -> None:
+    flow = ("corpus", "model", "training", "evaluation", "reporting")
+    later = set()
+    for number, folder in enumerate(flow):
+        for path in sorted((ROOT / "pipeline" / folder).glob("*.py")):
+            module = path.relative_to(ROOT).as_posix()
+            taken = {Path(file).parts[1] for file in direct_imports(module, ROOT)}
+            outside = {part for part in taken if (ROOT / "pipeline" / part).is_dir()}
+            later |= {(module, other) for other in outside - set(flow[: number + 1])}
+    assert later == {("pipeline/training/run.py", "evaluation")}  # the body of the command train
+
+
 def test_main_imports_nothing_local_but_errors() -> None:
     local = set(direct_imports("pipeline/__main__.py", ROOT)) - HANDS_ON
     assert local == {"pipeline/errors.py"}

@@ -273,3 +273,38 @@ def test_a_bucket_without_credentials_is_one_line(
     said = capsys.readouterr().err
     assert said.startswith("error: corpus.path: s3://nowhere/text.txt cannot be read: ")
     assert said.count("\n") == 1
+
+
+def test_the_last_results_own_text_is_not_replaced_by_a_named_source(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put("README.md", b"as shipped")
+    lock = "stages: {fetch: {deps: [{path: data/own, nfiles: %d}, {path: pipeline/fetch.py}]}}"
+    Path("dvc.lock").write_text(lock % 3)
+    with pytest.raises(CorpusError, match=r"3 files, now 1\); bring it .* `rm dvc.lock` and run"):
+        fetch()
+    assert not Path("data/raw").exists()
+
+    def asked_for(*_: object) -> None:
+        raise FetchError("shakespeare was asked for")
+
+    monkeypatch.setattr("pipeline.fetch.fetch_named", asked_for)
+    for text in (lock % 1, "stages: {}", None):
+        Path("dvc.lock").write_text(text) if text else Path("dvc.lock").unlink()
+        with pytest.raises(FetchError, match="asked for"):
+            fetch()
+    Path("dvc.lock").write_text("<<<<<<< HEAD\na: 1\n=======\na: 2\n>>>>>>> other\n")
+    with pytest.raises(CorpusError, match=r"^dvc\.lock: not valid YAML: line "):
+        fetch()
+
+
+def test_what_dvc_keeps_of_a_text_is_no_text_and_says_where_it_is_missing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = put("a.txt", b"text")
+    put("a.txt.dvc", b"outs: []")
+    fetch()
+    assert "left out" not in capsys.readouterr().out
+    text.unlink()
+    with pytest.raises(CorpusError, match=r"a\.txt is not here, but a\.txt\.dvc is; `dvc pull`"):
+        fetch()

@@ -91,6 +91,12 @@ def test_yaml_1_2_numbers_are_numbers(tmp_path: Path, text: str, number: float) 
             "train.sample_prompt: found '\\ud83d'; allowed: text that UTF-8 can hold",
         ),
         ("seed", "seed: 1\n  3: foo", "train.3: unknown parameter; allowed: names"),
+        (
+            "init_from",
+            "init_from: data/checkpoints/best.pt",
+            "train.init_from: found data/checkpoints/best.pt, train's own output, which DVC "
+            "removes first; allowed: a copy of it (`cp data/checkpoints/best.pt data/init/`)",
+        ),
         ("path", "path: ''", "corpus.path: found ''; allowed: text of length at least 1"),
     ],
 )
@@ -106,6 +112,9 @@ def test_a_mistake_is_one_line(tmp_path: Path, key: str, after: str, line: str) 
 def test_a_missing_section_and_broken_yaml_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"logg: unknown parameter; did you mean log\?"):
         load_params(edited(tmp_path, "\nlog:", "\nlogg:"))
+    (tmp_path / "params.yaml").write_text("a:\n<<<<<<< HEAD\n  b: 1\n=======\n>>>>>>> other\n")
+    with pytest.raises(ParamsError, match=r"params\.yaml: line 2: a merge conflict; choose the"):
+        load_params(tmp_path / "params.yaml")
     for text in ("train: [", "a: 1\na: 2", "- 1", ""):
         (tmp_path / "params.yaml").write_text(text)
         with pytest.raises(ParamsError) as caught:

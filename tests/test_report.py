@@ -227,7 +227,6 @@ def test_a_metric_newer_than_the_readme_is_named(
         (lambda: edit("data/checkpoints/best.pt", b"best", b"Best"), "train", "data/checkpoints"),
         (lambda: edit("params.yaml", b"lr: auto", b"lr: 6.0e-3"), "train", "train"),
         (lambda: edit("code/train.py", b"#", b"##"), "train", "code/train.py modified"),
-        (lambda: shutil.rmtree("data/evaluation"), "evaluate", "data/evaluation deleted"),
     ],
 )
 def test_stale_inputs_are_refused_and_earlier_results_stay(
@@ -246,6 +245,24 @@ def test_stale_inputs_are_refused_and_earlier_results_stay(
         assert named in line
         assert line.endswith("run `dvc repro`")
     assert tree(project) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (
+            "data/evaluation",
+            "stage evaluate: data/evaluation: not here; `dvc pull` (or `dvc checkout`) brings it, "
+            "`dvc repro` makes it again",
+        ),
+        ("code/train.py", "code/train.py: not here; `dvc pull` or git brings it"),
+    ],
+)
+def test_what_is_only_absent_can_be_brought(
+    project: Path, capsys: pytest.CaptureFixture[str], path: str, said: str
+) -> None:
+    shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
+    assert error_line(capsys, "report") == f"error: {said}"
 
 
 def test_forcing_the_stage_repairs_the_readme_and_leaves_dvc_lock(project: Path) -> None:

@@ -23,7 +23,7 @@ from tiny_project import commit, environment, run, set_params, words
 from pipeline.__main__ import main
 from pipeline.errors import ReportError, SweepError
 from pipeline.reporting.experiments import Experiment
-from pipeline.reporting.revisions import parse_yaml
+from pipeline.reporting.revisions import parse_yaml, untracked
 from pipeline.sweeps import queue
 from pipeline.sweeps.plan import Member, Plan
 from pipeline.sweeps.records import record_of
@@ -254,6 +254,16 @@ def test_promote_takes_the_winner_over_to_the_byte_and_keeps_prose(
     run(project, "python", "-m", "pipeline", "report", "--check")
 
 
+def test_a_promotion_that_fails_leaves_the_settings_of_the_results(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    before = Path("params.yaml").read_bytes()
+    with pytest.raises(SweepError, match=r"^dvc exp run: failed, .* params\.yaml is as before"):
+        queue.run_here({"train.max_steps": 0})
+    assert Path("params.yaml").read_bytes() == before
+
+
 def without_network(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a network namespace of its own, which has no interface that is up."""
     if subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode:
@@ -318,15 +328,15 @@ def test_what_a_checkout_lacks_is_named_so_that_each_can_be_copied(
     for name in ("data/own/more.txt", "data/own/sub/a.txt", "books/deep/b.txt", "books/deep/c.txt"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text("text")
-    assert queue.untracked(["data/own", "books/deep/b.txt"]) == [
+    assert untracked(["data/own", "books/deep/b.txt"]) == [
         "books/deep", "data/own/more.txt", "data/own/sub",
     ]  # fmt: skip
-    assert queue.untracked(["books", "books/deep", "s3://bucket", "nowhere"]) == ["books"]
+    assert untracked(["books", "books/deep", "s3://bucket", "nowhere"]) == ["books"]
 
 
 def test_text_outside_of_the_project_is_refused_by_the_name_of_its_setting() -> None:
     with pytest.raises(SweepError, match=r"^corpus\.path: found \.\./books, outside of the proj"):
-        queue.untracked(["../books", "data/init"])
+        untracked(["../books", "data/init"])
 
 
 @pytest.mark.parametrize(

@@ -118,10 +118,20 @@ def test_an_unknown_name_lists_what_there_is(finished: Path) -> None:
     ("path", "text", "said"),
     [
         ("dvc.lock", "{", "error: dvc.lock: not YAML\n"),
+        (
+            "dvc.lock",
+            "<<<<<<< HEAD\na: 1\n=======\na: 2\n>>>>>>> other",
+            "error: dvc.lock: line 1: a merge conflict; choose the settings in params.yaml, then "
+            "`git checkout --ours dvc.lock README.md reports` and `dvc repro`\n",
+        ),
         ("dvc.lock", "schema: 2", "error: dvc.lock: found no stages; run `dvc repro`\n"),
         ("reports/metrics.json", "[1]", "error: reports/metrics.json: not an object in JSON; "),
-        ("data/checkpoints/run.json", "{", "platform data/checkpoints/run.json: not JSON; "),
-        ("data/raw/manifest.json", "{", "corpus data/raw/manifest.json: not JSON; "),
+        (
+            "data/checkpoints/run.json",
+            "{",
+            "platform data/checkpoints/run.json: not JSON in UTF-8; ",
+        ),
+        ("data/raw/manifest.json", "{", "corpus data/raw/manifest.json: not JSON in UTF-8; "),
     ],
 )
 def test_a_damaged_file_is_named(
@@ -159,6 +169,21 @@ def test_what_dvcignore_names_is_no_part_of_a_folder(
     (finished / ".dvcignore").write_text("*.bak\n")
     revisions.dvcignore.cache_clear()
     assert WorkingTree().md5("data/own", "") == before
+    commit(finished)
+    assert Revision("HEAD").md5("data/own", "") == before
+
+
+@pytest.mark.parametrize("command", [["trace", "val.loss"], ["verify"]])
+def test_elsewhere_than_at_the_top_it_is_one_line(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 1
+    line = "error: dvc.yaml: not found; run from the project's top folder\n"
+    assert capsys.readouterr() == ("", line)
 
 
 def test_a_name_reaches_no_file_outside_of_the_results(
@@ -190,6 +215,20 @@ def test_names_that_git_quotes_are_hashed_as_dvc_does(
 ) -> None:
     (finished / "data/own/sub").mkdir()
     (finished / "data/own/sub/with space & ünï.txt").write_text("text")
+    commit(finished)
+    monkeypatch.chdir(finished)
+    here = WorkingTree().md5("data/own", "")
+    assert here is not None
+    assert Revision("HEAD").md5("data/own", "") == here
+
+
+def test_what_dvc_add_keeps_is_part_of_a_commits_folder(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("added.txt", "added/deeper/a.txt"):
+        (finished / "data/own" / name).parent.mkdir(parents=True, exist_ok=True)
+        (finished / "data/own" / name).write_text(name)
+    run(finished, "dvc", "add", "-q", "data/own/added.txt", "data/own/added")
     commit(finished)
     monkeypatch.chdir(finished)
     here = WorkingTree().md5("data/own", "")

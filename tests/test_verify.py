@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_project import commit, environment, run
+from tiny_project import commit, environment, run, set_params
+
+from pipeline.verify import _against_the_commit, _lacking_elsewhere
 
 
 def verify(project: Path, *arguments: str) -> tuple[int, str]:
@@ -116,6 +118,33 @@ def test_a_rerun_in_a_clone_gives_identical_bytes(finished: Path) -> None:
     done = subprocess.run(command, cwd=finished, env=bare, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "identical bytes" in done.stdout
+    assert "note: data/own/words.txt is in neither git nor DVC: another clone" in done.stdout
+
+
+def test_what_another_clone_lacks_is_named(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished)
+    assert _lacking_elsewhere() == ""
+    for name in ("data/init/best.pt", "data/own/sub/a.txt", "data/own/sub/b.txt"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(b"mine")
+    assert _lacking_elsewhere() == "data/init/best.pt and 2 more are"
+    Path("data/init/best.pt.dvc").touch()
+    Path("data/own/sub.dvc").touch()
+    run(finished, "git", "add", "data/init/best.pt.dvc", "data/own/sub.dvc")
+    assert _lacking_elsewhere() == ""
+    set_params(finished, corpus__path=str(finished.parent / "books"))
+    assert _lacking_elsewhere().endswith("/books, outside of the project, is")
+
+
+def test_without_git_the_advice_begins_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.yaml").write_text("stages: {}")
+    assert _against_the_commit() == [
+        "there is no git repository: `git init`, then `git add -A; git commit`"
+    ]
 
 
 def test_facts_that_only_training_knows_are_no_other_platform(finished: Path) -> None:

@@ -19,6 +19,7 @@ from pipeline.corpus.download import pip_download, url_download
 from pipeline.corpus.formats import SUFFIXES, suffix_of
 from pipeline.errors import CorpusError, FetchError
 
+DVC_FILE = ".dvc"  # beside what `dvc add` keeps, with its hash
 OWN_FOLDER = Path("data/own")  # shipped without text: while it holds none, the named source is used
 
 
@@ -138,7 +139,7 @@ def own_files(path: Path, pattern: str) -> tuple[list[tuple[str, Path]], list[st
 
 
 def _visible(folder: Path, pattern: str) -> list[tuple[str, Path]]:
-    """The files that a pattern finds, with their names, but hidden ones and data/own's README.
+    """The files that a pattern finds, with their names, but hidden ones, .dvc, data/own's README.
 
     Raises CorpusError where it would pass over what may hold text.
     """
@@ -158,7 +159,13 @@ def _visible(folder: Path, pattern: str) -> list[tuple[str, Path]]:
         if path.is_file():
             if not _encodes(name):
                 raise CorpusError(f"corpus.path: found the name {name!r}; allowed: names in UTF-8")
-            found.append((name, path))
+            if path.suffix != DVC_FILE:
+                found.append((name, path))
+            elif not path.with_suffix("").exists():
+                raise CorpusError(
+                    f"corpus.path: {path.with_suffix('')} is not here, but {path.name} is; "
+                    "`dvc pull` brings it"
+                )
         elif not path.is_dir():
             raise CorpusError(
                 f"corpus.path: {path} is a link to nothing, or no file; allowed: folders and files"

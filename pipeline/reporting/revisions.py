@@ -5,7 +5,9 @@ Both read files, and hash what dvc.lock records as DVC does.
 
 import hashlib
 import json
+import os
 import subprocess
+from collections.abc import Iterable
 from functools import cache
 from io import StringIO
 from pathlib import Path, PurePosixPath
@@ -16,11 +18,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.dvc_cache import DvcCache
-from pipeline.errors import ReportError
+from pipeline.errors import ReportError, SweepError
+from pipeline.params import merge_conflict
 
 
 def parse_yaml(data: bytes, path: str) -> dict[str, Any]:
     """The mapping in a YAML file's bytes; raises ReportError where there is none."""
+    if conflict := merge_conflict(data.decode(errors="replace")):
+        raise ReportError(f"{path}: {conflict}")
     try:
         values = YAML(typ="safe", pure=True).load(StringIO(data.decode()))
     except (YAMLError, UnicodeDecodeError):
@@ -48,6 +53,28 @@ def git(*arguments: str, check: bool = True) -> bytes:
         message = done.stderr.decode(errors="replace").strip().splitlines()
         raise ReportError(f"git {arguments[0]}: {message[0] if message else 'failed'}")
     return done.stdout if done.returncode == 0 else b""
+
+
+def untracked(paths: Iterable[str]) -> list[str]:
+    """The files and folders at these relative paths that git does not have, and a checkout lacks.
+
+    Each can be copied into a checkout by itself: a folder is not there yet, a file's folder is.
+    Raises SweepError for a path that leaves the project: a copy of it would not have that.
+    """
+    found: set[Path] = set()
+    for path in sorted({path for path in paths if not Path(path).is_absolute()}):
+        if os.path.normpath(path).startswith(".."):
+            raise SweepError(
+                f"corpus.path: found {path}, outside of the project; "
+                "allowed: a path inside it, or an absolute one"
+            )
+        folder = Path(path).parent
+        if Path(path).is_file() and not git("ls-files", "--", str(folder)):
+            found.add(folder)
+            continue
+        names = git("ls-files", "--others", "--directory", "-z", "--", path).decode().split("\0")
+        found |= {Path(name) for name in names if name}
+    return sorted(str(path) for path in found if found.isdisjoint(path.parents))
 
 
 class WorkingTree:
@@ -93,10 +120,15 @@ class Revision:
             listing = git(
                 "ls-tree", "-r", "-z", "--name-only", self.commit, "--", path, check=False
             )
+            ignored = ignore_spec(self.read(".dvcignore"))
             names = [name for name in listing.decode().split("\0") if name not in ("", path)]
+            names = [name for name in names if not ignored.match_file(name)]
             files = {
                 str(PurePosixPath(n).relative_to(path)): md5(self.read(n) or b"") for n in names
             }
+            for name in names:
+                if name.endswith(".dvc"):
+                    files |= self._added(PurePosixPath(name), PurePosixPath(path))
             if files:
                 return folder_md5(files)
             if any(f"{path}/".startswith(f"{out}/") for out in self._outputs):
@@ -110,6 +142,17 @@ class Revision:
                     return None
             return locked
         return md5(data)
+
+    def _added(self, dvc_file: PurePosixPath, folder: PurePosixPath) -> dict[str, str]:
+        """{path in the folder: md5} of what a .dvc file in it says that `dvc add` keeps."""
+        files: dict[str, str] = {}
+        for out in parse_yaml(self.read(str(dvc_file)) or b"", str(dvc_file)).get("outs", []):
+            target = str((dvc_file.parent / out["path"]).relative_to(folder))
+            inner = self.cache.listing(out["md5"]) if out["md5"].endswith(".dir") else {}
+            files |= {f"{target}/{name}": held for name, held in inner.items()}
+            if not inner:
+                files[target] = out["md5"]
+        return files
 
     def read_output(self, path: str) -> bytes | None:
         """A file inside a cached output."""
@@ -147,8 +190,11 @@ def _ignored(path: Path) -> bool:
 @cache
 def dvcignore() -> GitIgnoreSpec:
     """The patterns in .dvcignore."""
-    file = Path(".dvcignore")
-    return GitIgnoreSpec.from_lines(file.read_text("utf-8").splitlines() if file.is_file() else [])
+    return ignore_spec(WorkingTree().read(".dvcignore"))
+
+
+def ignore_spec(data: bytes | None) -> GitIgnoreSpec:
+    return GitIgnoreSpec.from_lines((data or b"").decode().splitlines())
 
 
 def _file_md5(path: Path) -> str:

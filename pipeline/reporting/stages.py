@@ -7,6 +7,7 @@ that did not make it. Whether they are is DVC's to say: `dvc status`.
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,34 @@ def stale_inputs() -> str | None:
         lines = status.stderr.strip().splitlines() or ["it said nothing"]
         raise ReportError(f"dvc status: {lines[0].removeprefix('ERROR: ')}")
     changes: dict[str, list[Any]] = json.loads(status.stdout or "{}")
-    for stage in read_stages():  # the first in the flow explains those after it
-        found = [what for change in changes.get(stage.name, ()) for what in _described(change)]
+    stages = read_stages()
+    made = tuple(f"{out}/" for stage in stages for out in stage.outs)
+    brought = [name for name in changes if name.endswith(".dvc")]  # what `dvc add` made
+    for name in (*brought, *(stage.name for stage in stages)):  # the first explains those after it
+        found = [what for change in changes.get(name, ()) for what in _described(change)]
+        absent = _absent(changes.get(name, ()))
+        if lacking := [path for path in absent if not f"{path}/".startswith(made)]:
+            return f"{_first(lacking)}: not here; `dvc pull` or git brings it"
+        if found and len(absent) == len(found):
+            return (
+                f"stage {name}: {_first(absent)}: not here; `dvc pull` (or `dvc checkout`) "
+                "brings it, `dvc repro` makes it again"
+            )
         if found:
-            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-            first = f"{', '.join(found[:3])}{more}"
-            return f"stage {stage.name} is stale ({first}); run `dvc repro`"
+            return f"stage {name} is stale ({_first(found)}); run `dvc repro`"
     return None
+
+
+def _first(found: list[str]) -> str:
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return f"{', '.join(found[:3])}{more}"
+
+
+def _absent(changes: Sequence[Any]) -> list[str]:
+    """The files and folders that are not as recorded because they are not here."""
+    groups = [paths for change in changes if isinstance(change, dict) for paths in change.values()]
+    states = [pair for paths in groups for pair in paths.items()]
+    return [path for path, state in states if state in ("deleted", "not in cache")]
 
 
 def _described(change: Any) -> list[str]:

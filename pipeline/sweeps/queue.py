@@ -21,9 +21,11 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from pipeline.errors import SweepError
+from pipeline.params import PARAMS_FILE
 from pipeline.paths import HISTORY
 from pipeline.processes import environment
 from pipeline.reporting.revisions import git
+from pipeline.storage import write_bytes
 from pipeline.sweeps.plan import Member
 
 SECONDS_TO_STOP = 60.0
@@ -179,32 +181,19 @@ def start(workers: int) -> None:
 
 
 def run_here(settings: Mapping[str, Any]) -> None:
-    """Run the stages in the workspace with these settings, in sight; raises SweepError."""
-    command = [sys.executable, "-m", "dvc", "exp", "run", *_set(settings)]
-    if subprocess.run(command, env=environment()).returncode:
-        raise SweepError("dvc exp run: failed, as it says above")
+    """Run the stages in the workspace with these settings, in sight; raises SweepError.
 
-
-def untracked(paths: Iterable[str]) -> list[str]:
-    """The files and folders at these relative paths that git does not have, and a checkout lacks.
-
-    Each can be copied into a checkout by itself: a folder is not there yet, a file's folder is.
-    Raises SweepError for a path that leaves the project: a copy of it would not have that.
+    Where that fails or is stopped, params.yaml is as before: else it were not that of the results.
     """
-    found: set[Path] = set()
-    for path in sorted({path for path in paths if not Path(path).is_absolute()}):
-        if os.path.normpath(path).startswith(".."):
-            raise SweepError(
-                f"corpus.path: found {path}, outside of the project; "
-                "allowed: a path inside it, or an absolute one"
-            )
-        folder = Path(path).parent
-        if Path(path).is_file() and not git("ls-files", "--", str(folder)):
-            found.add(folder)
-            continue
-        names = git("ls-files", "--others", "--directory", "-z", "--", path).decode().split("\0")
-        found |= {Path(name) for name in names if name}
-    return sorted(str(path) for path in found if found.isdisjoint(path.parents))
+    before, done = PARAMS_FILE.read_bytes(), False
+    command = [sys.executable, "-m", "dvc", "exp", "run", *_set(settings)]
+    try:
+        done = subprocess.run(command, env=environment()).returncode == 0
+    finally:
+        if not done:
+            write_bytes(PARAMS_FILE, before)
+    if not done:
+        raise SweepError("dvc exp run: failed, as it says above; params.yaml is as before")
 
 
 def dvc(*arguments: str) -> None:
