@@ -236,6 +236,10 @@ class TrainParams(Section):
     def _rates_are_in_order(self) -> Self:
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr: found {self.min_lr}; allowed: 0 to lr ({self.lr})")
+        return self
+
+    @model_validator(mode="after")
+    def _numerics_are_possible(self) -> Self:
         if self.numerics == "portable" and self.precision not in ("auto", "fp32"):
             raise ValueError(
                 f"precision: found {self.precision!r}; allowed with numerics: portable: auto, fp32"

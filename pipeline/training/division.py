@@ -13,7 +13,7 @@ def share_of(sequences: int, processes: int) -> int:
         allowed = ", ".join(map(str, divisors(sequences)))
         raise ParamsError(
             f"train.nproc: found {processes} processes for {sequences} sequences a step "
-            f"(micro_batch_size * grad_accum_steps); allowed: {allowed}"
+            f"(sequences_per_step, or micro_batch_size * grad_accum_steps); allowed: {allowed}"
         )
     return sequences // processes
 
