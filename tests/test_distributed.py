@@ -145,7 +145,7 @@ def test_a_step_that_does_not_divide_is_one_line_with_the_numbers_that_do(projec
     assert refused.returncode == 2
     assert refused.stderr == (
         "error: train.nproc: found 3 processes for 8 sequences a step "
-        "(micro_batch_size * grad_accum_steps); allowed: 1, 2, 4, 8\n"
+        "(sequences_per_step, or micro_batch_size * grad_accum_steps); allowed: 1, 2, 4, 8\n"
     )
 
 

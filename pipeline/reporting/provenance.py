@@ -1,7 +1,8 @@
 """Where the results come from, in hashes: corpus, tokens, parameters, code, checkpoint, platform.
 
-There is no commit, date or path of the machine in it, but those that params.yaml names: a commit cannot hold its own id, and a
-fresh clone must give the same bytes. Git's history is searched for these hashes instead.
+There is no commit or date in it, nor a path of the machine that params.yaml does not name: a commit
+cannot hold its own id, and a fresh clone must give the same bytes. Git's history is searched for
+these hashes instead.
 """
 
 from collections.abc import Sequence
