@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from tiny_project import commit, environment, run, set_params
 
-from pipeline.verify import _against_the_commit, _lacking_elsewhere
-
 from pipeline.model.tensor_file import read_tensors, save_tensors
+from pipeline.verify import _against_the_commit, _lacking_elsewhere
 
 
 def verify(project: Path, *arguments: str) -> tuple[int, str]:
