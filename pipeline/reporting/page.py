@@ -114,7 +114,8 @@ def to_html(text: str, folder: Path) -> Markup:
 
     markdown.renderer.rules["image"] = image  # type: ignore[attr-defined]
     html = markdown.render(text)
-    wide = html.replace("<table>", '<div class="wide"><table>')
+    region = '<div class="wide" tabindex="0" role="region" aria-label="Table">'  # keys scroll it
+    wide = html.replace("<table>", f"{region}<table>")
     return Markup(wide.replace("</table>", "</table></div>"))
 
 
