@@ -191,15 +191,14 @@ def build_page(pretrained: "Pretrained", prompt: str = PROMPT) -> "gradio.Blocks
 def _about(pretrained: "Pretrained", tokenizer_kind: str) -> str:
     """Model facts, scores and lineage in Markdown."""
     from pipeline.reporting import card
-    from pipeline.reporting.markdown import code, table
+    from pipeline.reporting.markdown import SCORES, code, score_rows, table
 
     model = pretrained.model
     rows = card.facts(model.config, model.count_parameters(), tokenizer_kind)
     weights, origin = card.lineage(pretrained.sha256, pretrained.file.parent)
     parts = ["### Model", table(("model", "value"), rows)]
-    if origin is not None and (scores := card.score_rows(origin)):
-        heads = ("split", "loss", "perplexity", "bits per byte")
-        parts += ["### Scores", table(heads, scores)]
+    if origin is not None and (scores := score_rows(origin["metrics"])):
+        parts += ["### Scores", table(SCORES, scores)]
     made_from = [(name, code(digest[:16])) for name, digest in card.origin_rows(origin, weights)]
     parts += ["### Lineage", "By content, the first 16 digits of its sha256."]
     return "\n\n".join([*parts, table(("made from", "sha256"), made_from)])

@@ -276,7 +276,8 @@ def _print_table(record: "Record") -> None:
     from rich.table import Table
 
     from pipeline.console import uncut_console
-    from pipeline.reporting.sweep_table import as_csv, short_names, verdict
+    from pipeline.reporting.sweep_record import short_names
+    from pipeline.reporting.sweep_table import as_csv, verdict
 
     rows = list(csv.DictReader(as_csv(record).splitlines()))
     drawn = Table(title=f"{record['sweep']}: {record['description']}".rstrip(": "))

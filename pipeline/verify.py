@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -160,7 +161,7 @@ def _lacking_elsewhere() -> str:
     from pipeline.reporting.revisions import untracked
 
     corpus = load_params().corpus.path
-    if not is_remote(corpus) and not Path(corpus).absolute().is_relative_to(Path.cwd()):
+    if not is_remote(corpus) and not Path(os.path.abspath(corpus)).is_relative_to(Path.cwd()):
         return f"corpus.path {corpus}, outside of the project, is"
     files = []
     for path in map(Path, untracked([corpus, "data/init"])):

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from tiny_project import ROOT, environment, run
 
-from pipeline.bench import _kept, _lost
+from pipeline.bench import FREELY, _kept, _lost, _Work
 from pipeline.benchmarking import peer
 from pipeline.benchmarking.workloads import QUALITY, SPEED, merged, with_settings
 from pipeline.corpus.token_file import load_split
@@ -31,6 +33,7 @@ from pipeline.reporting.benchmark import (
 TRAIN_PY = """
 import os, pickle, sys
 import numpy as np
+assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "2"
 flags = dict(flag[2:].split("=") for flag in sys.argv[1:])
 folder = os.path.join("data", flags["dataset"])
 ids = np.fromfile(os.path.join(folder, "train.bin"), dtype=np.uint16)
@@ -113,7 +116,7 @@ def test_the_peer_gets_our_tokens_in_its_format_and_is_read_line_by_line(
     (folder / "data/tokens/meta.pkl").write_bytes(
         __import__("pickle").dumps({"vocab_size": 257})
     )  # byte tokens are not renumbered
-    found = peer.train(folder, {"max_iters": 5, "eval_interval": 2}, "cpu", 1)
+    found = peer.train(folder, {"max_iters": 5, "eval_interval": 2}, "cpu", 2)
     # iterations 0, 2 and 4 hold a look at val
     assert found["seconds"] == pytest.approx([0.0105, 0.0125, 0.0145])
 
@@ -128,6 +131,82 @@ def test_a_folder_that_is_no_checkout_and_a_failing_peer_are_one_line(
     (checkout / "model.py").unlink()
     with pytest.raises(BenchmarkError, match="found no model"):
         peer.check_peer(checkout)
+
+
+class Children:
+    """Stands in for the processes that bench starts: what each was asked, and fixed answers."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, repeats: int) -> None:
+        self.asked: dict[str, list[Any]] = {"limits": [], "ours": [], "peer_loss": [], "peer": []}
+        self.our_seconds = self.their_seconds = [1.0]
+        for name in ("char/data/tokens", "nanogpt-char"):  # made already
+            (folder / name).mkdir(parents=True)
+        monkeypatch.setattr("pipeline.bench._child", self.child)
+        monkeypatch.setattr(peer, "train", self.train)
+        self.work = _Work(folder, folder, None, "cpu", 3, repeats, Console(quiet=True))
+
+    def child(self, module: str, arguments: list[str], asked: Any) -> dict[str, Any]:
+        self.asked[module].append(asked or arguments)
+        round_ = len(self.asked["limits"])
+        if module == "limits":
+            return {"fp32_gflops": 50.0, "bf16_gflops": 100.0 * round_, "copy_gb_per_second": 1e9}
+        if module == "peer_loss":
+            return {"val_loss": 1.9}
+        ours = {"tokens_per_step": 1000, "parameters": 7, "flops_per_token": 9, "runtime": "cpu"}
+        ours |= {"peak_memory_mb": 5, "val_loss": 1.8, "processor_seconds": 2.5}
+        return {**ours, "seconds": [second * max(1, round_) for second in self.our_seconds]}
+
+    def train(self, folder: Path, flags: Any, device: str, threads: int) -> dict[str, Any]:
+        self.asked["peer"].append((folder.name, flags, device, threads))
+        found = {"checkpoint": "ckpt.pt", "val_tokens": "val.bin"}
+        return {"seconds": self.their_seconds, **found}
+
+
+def test_a_speed_is_the_tokens_of_a_typical_step_after_the_warm_up_of_ours_and_of_the_peers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children = Children(tmp_path, monkeypatch, repeats=2)
+    # one step more or less of the warm-up, or a mean, has another result
+    children.our_seconds = [9.0] * 5 + [0.5] * 8 + [2.0] * 7
+    children.their_seconds = [9.0] * 5 + [1.0] * 8 + [4.0] * 7
+    record = children.work.speed("10m")
+    ours = [1000 / 0.5, 1000 / 1.0]  # the second round takes twice as long
+    theirs = [8 * 256 / 1.0] * 2
+    rates = {"ours": ours, "ours, fp32": ours, FREELY: ours, "nanoGPT": theirs}
+    assert record["tokens_per_second"] == rates
+    assert record["limit_gflops"] == [100.0, 200.0]
+    asked = children.asked["ours"]
+    assert [each["steps"] for each in asked] == [20] * 6
+    assert [each["deterministic"] for each in asked] == [True, True, False] * 2
+    trains = [each["settings"]["train"] for each in asked]
+    assert [train.get("precision", "") for train in trains] == ["", "fp32", ""] * 2
+    assert {(train["threads"], train["device"]) for train in trains} == {(3, "cpu")}
+    assert children.asked["limits"] == [["cpu", "3"]] * 2
+    assert children.asked["peer"] == [("nanogpt-char", SPEED["10m"].nanogpt(), "cpu", 3)] * 2
+
+
+def test_a_whole_runs_seconds_are_those_of_all_its_steps_and_the_peers_without_its_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children = Children(tmp_path, monkeypatch, repeats=1)
+    children.our_seconds = [4.0, 1.0, 1.0]
+    children.their_seconds = [11.0] + [0.1] * 1900
+    record = children.work.quality("char-1.898")
+    assert record["target"] == 1.898
+    assert [one["seed"] for one in record["ours"]] == [1, 2, 3]
+    for one in record["ours"]:
+        assert (one["seconds"], one["processor_seconds"], one["val_loss"]) == (6.0, 2.5, 1.8)
+        assert (one["steps"], one["tokens"]) == (3, 3000)
+    assert len(record["nanogpt"]) == 3
+    for one in record["nanogpt"]:  # a look's iteration counts as a typical one: 2000 in all
+        assert one["seconds"] == pytest.approx(11.0 + 0.1 * 1999)
+        assert one["val_loss"] == 1.9
+    assert children.asked["peer"][0] == ("nanogpt-char", QUALITY["char-1.898"].nanogpt, "cpu", 3)
+    assert children.asked["peer_loss"] == [{"checkpoint": "ckpt.pt", "tokens": "val.bin"}] * 3
+    trains = [each["settings"]["train"] for each in children.asked["ours"]]
+    assert [(train["seed"], train["threads"]) for train in trains] == [(1, 3), (2, 3), (3, 3)]
+    assert children.work.quality("char-120s")["nanogpt"] == []
+    assert children.asked["ours"][-1]["settings"]["train"]["threads"] == 1, "as the workload says"
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 that what it cannot score is one line."""
 
 import json
+import math
 import re
 from pathlib import Path
 
 from tiny_project import run, set_params
 
+from pipeline.evaluation.metrics import _training_facts
 from pipeline.evaluation.sampling import Strategy, compared_strategies
 
 EVALUATION = Path("data/evaluation")
@@ -41,6 +43,35 @@ def test_every_strategy_has_a_text(finished: Path) -> None:
     texts = {each["strategy"]: each["text"] for each in strategies}
     assert texts["as set"] == generated[0]["text"]
     assert len(set(texts.values())) > 3
+
+
+def test_the_bytes_of_a_score_are_those_of_its_targets_the_first_token_being_none(
+    finished: Path,
+) -> None:
+    metrics = json.loads((finished / "reports/metrics.json").read_text())
+    splits = json.loads((finished / "data/tokens/meta.json").read_text())["splits"]
+    for name in ("val", "test"):
+        found, held = metrics[name], splits[name]
+        assert found["targets"] == held["tokens"] - 1
+        assert found["bytes"] == held["bytes"] - 1  # a byte is a token
+        bits = found["loss"] * found["targets"] / math.log(2) / found["bytes"]
+        assert math.isclose(found["bits_per_byte"], bits, rel_tol=1e-9)
+
+
+def test_training_is_told_by_its_last_step_and_its_best_by_the_best_checkpoint() -> None:
+    losses = [5.0, *[2.0] * 99, 3.0, 1.0, 4.0]
+    history = {"losses": losses, "rows": {"tokens": [100, 206]}}
+    last = {"step": 103, "best_loss": 8.0, "history": history}
+    assert _training_facts(last, {"step": 60, "best_loss": 7.0}) == {
+        "steps": 103,
+        "tokens": 206,
+        "final_loss": 4.0,
+        "best_loss": 1.0,
+        "best_loss_step": 102,
+        "mean_loss_last_100": (97 * 2.0 + 3.0 + 1.0 + 4.0) / 100,
+        "best_val_loss": 7.0,
+        "best_step": 60,
+    }
 
 
 def test_tokens_that_the_checkpoint_does_not_know_are_refused(finished: Path) -> None:

@@ -13,8 +13,10 @@ from pipeline.errors import TrainingError
 from pipeline.model.gpt import GPT, GPTConfig
 from pipeline.params import TrainParams, load_params
 from pipeline.training.loop import Hooks, Outputs, Trainer, fit
+from pipeline.training.ranks import Ranks
 from pipeline.training.resume import ResumeState
 from pipeline.training.runtime import Runtime
+from pipeline.training.schedule import lr_at
 
 SHIPPED = load_params(Path(__file__).parent.parent / "params.yaml").train
 TOKENS = np.random.Generator(np.random.PCG64(1)).integers(0, 31, 500).astype(np.uint16)
@@ -101,6 +103,12 @@ def test_the_loss_falls_and_the_csv_holds_every_digit(
     assert lines[0] == "step,tokens,lr,loss,grad_norm,val_loss"
     assert [float(line.split(",")[3]) for line in lines[1:]] == trainer.history.losses
     assert [line.split(",")[1] for line in lines[1:4]] == ["32", "64", "96"]
+    schedule = trainer.params.model_dump(
+        include={"lr", "min_lr", "schedule", "warmup_steps", "max_steps", "decay_fraction"}
+    )
+    assert [row.lr for row in trainer.history.rows] == [
+        lr_at(step, **schedule) for step in range(1, 121)
+    ]
     looked = [line.split(",")[0] for line in lines[1:] if line.split(",")[5]]
     assert looked == [str(step) for step in range(4, 121, 4)]
 
@@ -108,7 +116,7 @@ def test_the_loss_falls_and_the_csv_holds_every_digit(
 def test_best_is_the_lowest_val_loss_and_kept_checkpoints_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = iter([3.0, 1.0, 2.0])
+    losses = iter([3.0, 1.0, 1.0])  # of equals the first
     run(tmp_path, monkeypatch, validate=lambda model: next(losses), keep_interval=5)
     best = torch.load(tmp_path / "best.pt", weights_only=True)
     last = torch.load(tmp_path / "last.pt", weights_only=True)
@@ -168,20 +176,64 @@ def test_a_val_loss_that_is_not_finite_is_no_result(
     assert not (tmp_path / "last.pt").exists()
 
 
+def make_trainer(dropout: float = 0.0, **changes: object) -> Trainer:
+    model = GPT(GPTConfig("modern", 1, 2, 16, 8, 31, dropout))
+    model.initialise(1)
+    params = settings(**changes)
+    sequences = params.micro_batch_size * params.grad_accum_steps
+    batches = Batches(TOKENS, 8, sequences, params.batch_order, params.seed)
+    runtime = Runtime("cpu", "fp32", "matmul", False, 1, "native")
+    return Trainer(model, batches, params, runtime, {})
+
+
+def test_every_micro_batch_of_every_step_and_process_has_a_dropout_of_its_own() -> None:
+    seeds = []
+
+    def observe(trainer: Trainer) -> None:
+        forward = trainer.forward
+
+        def observed(*given: torch.Tensor) -> torch.Tensor:
+            seeds.append(torch.initial_seed())
+            return forward(*given)  # type: ignore[no-any-return]
+
+        trainer.forward = observed  # type: ignore[assignment]
+
+    for rank in (0, 1):
+        trainer = make_trainer(dropout=0.3, micro_batch_size=2, grad_accum_steps=4)
+        trainer.ranks, trainer.share = Ranks(rank, 2), 4  # of two processes the one
+        observe(trainer)
+        trainer.train_step()
+        trainer.train_step()
+    assert len(seeds) == len(set(seeds)) == 2 * 2 * 2
+
+
+def test_a_resumed_trainer_has_the_scale_and_the_patience_of_the_one_before(tmp_path: Path) -> None:
+    before, after = make_trainer(optimizer="muon"), make_trainer(optimizer="muon")
+    for trainer, scale in ((before, 4.0), (after, 8.0)):
+        trainer.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    before.train_step()
+    before.read_back()
+    found = {
+        "best_loss": 1.5, "best_step": 1, "initial_loss": 3.5, "looks_without_better": 2,
+        "samples": [{"step": 1, "text": "a"}], "kept": ["step-1.pt"], "stopped": "patience",
+    }  # fmt: skip
+    for name, value in found.items():
+        setattr(before, name, value)
+    after.load_state(before.state(), tmp_path)
+    assert after.scaler.get_scale() == 4.0
+    assert {name: getattr(after, name) for name in found} == found
+    assert (after.step, after.lr, after.history.losses) == (1, before.lr, before.history.losses)
+    assert torch.equal(weights(after), weights(before))
+
+
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
 def test_an_overflow_in_one_gradient_skips_every_optimizer(bad: float) -> None:
-    model = GPT(GPTConfig("modern", 1, 2, 16, 8, 31))
-    model.initialise(1)
-    params = settings(optimizer="muon")
-    batches = Batches(TOKENS, 8, 4, params.batch_order, params.seed)
-    trainer = Trainer(
-        model, batches, params, Runtime("cpu", "fp32", "matmul", False, 1, "native"), {}
-    )
+    trainer = make_trainer(optimizer="muon")
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     for _ in range(5):  # until Muon's momentum is of every matrix
         trainer.train_step()
     before = weights(trainer)
-    model.lm_head.weight.register_hook(lambda gradient: gradient * bad)
+    trainer.model.lm_head.weight.register_hook(lambda gradient: gradient * bad)
     trainer.train_step()
     assert torch.equal(weights(trainer), before)
     assert trainer.scaler.get_scale() == 4.0

@@ -47,8 +47,8 @@ def build(optimizer: str, architecture: str = "gpt2") -> tuple[GPT, list[torch.o
 
 
 def test_decay_acts_on_matrices_only_and_every_parameter_is_in_one_group() -> None:
-    for name in ("adamw", "muon"):
-        model, optimizers = build(name)
+    built = [build(name, form) for name in ("adamw", "muon") for form in ("gpt2", "modern")]
+    for model, optimizers in built:
         seen = []
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             for parameter in group["params"]:
@@ -62,6 +62,22 @@ def test_muon_takes_the_blocks_matrices_and_nothing_else() -> None:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     taken = {names[id(parameter)] for parameter in muon.param_groups[0]["params"]}
     assert taken == {name for name in names.values() if name.startswith("h.")}
+
+
+def test_queries_keys_and_values_are_orthogonalised_each_by_itself() -> None:
+    model, (_, muon) = build("muon", "modern")
+    weight = model.get_parameter("h.0.attn.c_attn.weight")
+    before = weight.detach().clone()
+    generator = torch.Generator().manual_seed(1)
+    for parameter in muon.param_groups[0]["params"]:
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    assert weight.grad is not None
+    weight.grad[:16] *= 1e-3  # together with the others they would hardly move
+    muon.param_groups[0]["weight_decay"] = 0.0
+    muon.step()
+    for update in (before - weight.detach()).split(16):
+        values = torch.linalg.svdvals(update / muon.param_groups[0]["lr"])
+        assert 0.5 < values.mean() < 1.3
 
 
 @pytest.mark.parametrize(

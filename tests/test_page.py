@@ -158,6 +158,19 @@ def test_a_missing_input_is_an_error_of_one_line(folder: Path) -> None:
         path.write_bytes(held)
 
 
+def test_what_may_be_wider_than_the_screen_is_reached_by_keys_and_has_a_name(folder: Path) -> None:
+    text = to_html("| `n_<` | bits per byte |\n| --- | ---: |\n| 2 | 1.8 |\n", Path())
+    label = "Table: n_&lt;, bits per byte"
+    assert f'<div class="wide" tabindex="0" role="region" aria-label="{label}"><table>' in text
+    assert page().count('<div class="wide" tabindex="0"') == page().count('class="wide"') > 5
+
+
+def test_what_a_model_wrote_runs_in_its_own_direction(folder: Path) -> None:
+    *wrote, how_to = re.findall(r"<pre[^>]*>", page())
+    assert set(wrote) == {'<pre dir="auto">'}
+    assert how_to == "<pre>"
+
+
 def test_html_in_markdown_is_text() -> None:
     assert "&lt;img" in to_html("<img src=x>", Path())
 
@@ -194,7 +207,10 @@ def test_a_browser_shows_it_without_a_request_an_error_or_a_sideways_scroll(
     browser.get(address)
 
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    rows = "[...document.querySelectorAll('.sweep tr')].map(row => row.offsetHeight)"
+    too_wide = "[...document.querySelectorAll('.wide')].filter(e => e.scrollWidth > e.clientWidth)"
+    names = browser.execute_script(f"return {too_wide}.map(e => e.getAttribute('aria-label'))")
+    assert all(width < 500 and name.endswith(", run") for name in names)  # the sweep's alone
+    rows = "[...document.querySelectorAll('.sweep tbody tr')].map(row => row.offsetHeight)"
     assert 0 < browser.execute_script(f"return Math.max(...{rows})") < 60  # one or two lines
     shown = "return [...document.images].map(i => i.complete && i.naturalWidth)"
     assert set(browser.execute_script(shown)) == {8 * 50}  # all of them drawn

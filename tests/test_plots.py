@@ -1,5 +1,6 @@
 """Proves that the figures depend on the results alone, to the byte, and show what they claim."""
 
+import copy
 import json
 import os
 import random
@@ -102,7 +103,35 @@ def test_a_run_of_one_row_without_a_look_at_val_is_drawn(figures: dict[str, byte
     results = read_results()
     row = results.history.iloc[:1].assign(val_loss=float("nan"))
     short = replace(results, history=row, positions=results.positions.iloc[:1])
-    assert set(draw_figures(short, 0.0, 60)) == set(figures)
+    drawn = draw_figures(short, 0.0, 60)
+    assert set(drawn) == set(figures)
+    for name in ("loss", "learning_rate", "gradient_norm", "loss_by_position"):
+        assert blue(drawn[f"{name}.png"]) > 20, name  # a line of one point would have no ink
+
+
+def test_a_gradient_norm_of_nought_is_drawn(
+    figures: dict[str, bytes], recwarn: pytest.WarningsRecorder
+) -> None:
+    results = read_results()
+    still = replace(results, history=results.history.assign(grad_norm=0.0))
+    assert draw_figures(still, 0.2, 60)
+    assert not recwarn.list
+
+
+def test_a_long_token_leaves_room_for_its_bar(figures: dict[str, bytes]) -> None:
+    results = read_results()
+    tokens = copy.deepcopy(results.tokens)
+    plain = blue(figures["loss_by_token.png"])
+    tokens["easiest"][0]["text"] = "=" * 120
+    assert blue(draw_figures(replace(results, tokens=tokens), 0.2, 60)["loss_by_token.png"]) > (
+        plain * 0.5
+    )
+
+
+def blue(png: bytes) -> int:
+    """How many of a picture's pixels are clearly blue."""
+    pixels = np.asarray(Image.open(BytesIO(png)).convert("RGB"), dtype=int)  # (H, W, 3)
+    return int((pixels[:, :, 2] - pixels[:, :, 0] > 75).sum())
 
 
 def test_without_a_test_split_the_figure_shows_val(figures: dict[str, bytes]) -> None:

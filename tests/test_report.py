@@ -335,6 +335,7 @@ def test_every_metric_stands_in_the_readme(project: Path) -> None:
         assert shown in text
     for split in ("| val | 3.4713 | 32.18 | 1.8467 |", "| test | 3.4502 | 31.51 | 1.8312 |"):
         assert split in text
+    assert "1.9 times the train text" in text  # 2,560,000 of 1,371,000
     for values in metrics()["baselines"].values():  # type: ignore[attr-defined]
         assert f"| {values['bits_per_byte']:.4f} |" in text
 

@@ -11,6 +11,7 @@ from pipeline.corpus.splits import (
     by_document,
     by_stream,
     check_documents,
+    document_split,
     split_bounds,
     survey,
 )
@@ -112,6 +113,13 @@ def test_documents_are_split_by_about_the_fractions_and_equal_ones_alike() -> No
     assert 25 < found.count("test") < 55
     pieces = as_pieces([TEXTS[7]] * 5)
     assert len(set(survey(pieces, "document", 0.4, 0.3).split_of)) == 1
+
+
+def test_the_lowest_hashes_are_tests_the_next_vals_and_the_rest_trains() -> None:
+    for first, split in ((0x00, "test"), (0x3F, "test"), (0x40, "val"), (0xBF, "val")):
+        assert document_split(bytes([first]) + bytes(31), 0.5, 0.25) == split
+    for first in (0xC0, 0xFF):
+        assert document_split(bytes([first]) + b"\xff" * 31, 0.5, 0.25) == "train"
 
 
 def test_a_split_that_gets_no_document_is_refused() -> None:

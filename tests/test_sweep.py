@@ -22,6 +22,7 @@ from tiny_project import commit, environment, run, set_params, words
 
 from pipeline.__main__ import main
 from pipeline.errors import ReportError, SweepError
+from pipeline.processes import available_cores
 from pipeline.reporting.experiments import Experiment
 from pipeline.reporting.revisions import parse_yaml, untracked
 from pipeline.sweeps import queue
@@ -153,7 +154,7 @@ def test_every_row_is_what_dvc_exp_show_says(swept: tuple[Path, str]) -> None:
         assert float(row["train.lr"]) == params["train"]["lr"]
         assert int(row["train.seed"]) == params["train"]["seed"]
         assert params["train"]["max_steps"] == 1500
-        assert params["train"]["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
+        assert params["train"]["threads"] == max(1, available_cores() // 2)
         for split in ("val", "test"):
             for key in ("loss", "perplexity", "bits_per_byte"):
                 assert float(row[f"{split}.{key}"]) == metrics[split][key]

@@ -125,6 +125,21 @@ def test_verify_finds_one_changed_id_and_one_outside_the_vocabulary(tmp_path: Pa
         verify_tokens(path)
 
 
+def test_verify_reads_a_long_file_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "train.bin"
+    ids = np.arange((1 << 21) + 3) % 300
+    with atomic_writer(path) as file:
+        writer = BinWriter(file, path, 300, TOKENIZER)
+        writer.append(ids)
+        writer.finish()
+    verify_tokens(path)
+    with path.open("r+b") as file:
+        file.seek(-2, 2)
+        file.write((300).to_bytes(2, "little"))
+    with pytest.raises(TokenFileError, match="found id 300; allowed: 0 to 299"):
+        verify_tokens(path)
+
+
 @pytest.mark.parametrize("suffix", ["bin", "pt"])
 @pytest.mark.parametrize("found", [300, 65_536 + 3, -1])
 def test_an_id_outside_the_vocabulary_is_not_written(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.paths import METRICS, PROVENANCE
-from pipeline.reporting.markdown import code, count, table
+from pipeline.reporting.markdown import SCORES, code, count, score_rows, table
 
 if TYPE_CHECKING:
     from pipeline.model.gpt import GPTConfig
@@ -33,7 +33,7 @@ def lineage(sha256: str, beside: Path) -> tuple[str, dict[str, Any] | None]:
             # it may come from anywhere: what is read of it must be there, and digests be text
             "".join(digest for _, digest in origin_rows(kept["origin"], kept["sha256"]))
             if kept["origin"] is not None:
-                score_rows(kept["origin"])
+                score_rows(kept["origin"]["metrics"])
             return kept["sha256"], kept["origin"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
@@ -77,21 +77,6 @@ def origin_rows(origin: dict[str, Any] | None, source_sha256: str) -> list[tuple
     return rows
 
 
-def score_rows(origin: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Loss, perplexity and bits per byte of each held-out split."""
-    metrics = origin["metrics"]
-    return [
-        (
-            split,
-            f"{metrics[split]['loss']:.4f}",
-            f"{metrics[split]['perplexity']:.2f}",
-            f"{metrics[split]['bits_per_byte']:.4f}",
-        )
-        for split in ("val", "test")
-        if split in metrics
-    ]
-
-
 def model_card(rows: list[tuple[str, str]], origin: dict[str, Any] | None, sha256: str) -> str:
     """README.md of an exported folder."""
     parts = [
@@ -102,9 +87,8 @@ def model_card(rows: list[tuple[str, str]], origin: dict[str, Any] | None, sha25
     ]
     if origin is None:
         parts += ["None are recorded: the weights are not those of a reported run."]
-    elif scores := score_rows(origin):
-        heads = ("split", "loss (nats per token)", "perplexity", "bits per byte")
-        parts += [table(heads, scores)]
+    elif scores := score_rows(origin["metrics"]):
+        parts += [table(SCORES, scores)]
     else:
         parts += ["None are recorded: of the run's checkpoints best.pt alone was scored."]
     parts += [

@@ -1,16 +1,13 @@
 """DVC's records of the experiments of one commit, as `dvc exp show --json` gives them."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ReportError
 from pipeline.paths import METRICS
 from pipeline.reporting.revisions import value_at
+from pipeline.reporting.stages import dvc_json
 
 PARAMS = "params.yaml"
 STATES = ("queued", "failed", "running", "done")  # a later one hides an earlier of the same name
@@ -57,14 +54,9 @@ class Experiment:
 
 def experiments(baseline: str) -> dict[str, Experiment]:
     """{name: experiment} of those that start from the commit `baseline`; raises ReportError."""
-    command = [sys.executable, "-m", "dvc", "exp", "show", "--json", "--rev", baseline]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise ReportError(f"dvc exp show: {lines[0].removeprefix('ERROR: ')}")
     found = [
         _experiment(entry)
-        for commit in json.loads(done.stdout)
+        for commit in dvc_json("exp", "show", "--rev", baseline)
         if commit["rev"] == baseline
         for entry in commit["experiments"] or []
     ]

@@ -1,7 +1,10 @@
 """Small parts of Markdown: tables, figures, code, numbers."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SCORES = ("split", "loss (nats per token)", "perplexity", "bits per byte")
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -13,6 +16,20 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     rule = ["---:" if is_number else "---" for is_number in numbers]
     lines = [[cell.replace("|", r"\|") for cell in row] for row in (heads, rule, *rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def score_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """What metrics.json says of the held-out splits, under SCORES."""
+    return [
+        (
+            split,
+            f"{metrics[split]['loss']:.4f}",
+            f"{metrics[split]['perplexity']:.2f}",
+            f"{metrics[split]['bits_per_byte']:.4f}",
+        )
+        for split in ("val", "test")
+        if split in metrics
+    ]
 
 
 def picture(path: str, shows: str) -> str:

@@ -8,6 +8,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +113,16 @@ def to_html(text: str, folder: Path) -> Markup:
         light = path.read_bytes()
         return _picture(light, dark.read_bytes() if dark.is_file() else light, token.content)
 
+    def table_open(tokens: Any, index: int, options: Any, environment: Any) -> str:
+        """One that is too wide is scrolled alone, by its keys too: a region that has a name."""
+        head = takewhile(lambda token: token.type != "thead_close", tokens[index:])
+        names = ["".join(part.content for part in token.children or ()) for token in head]
+        label = escape(f"Table: {', '.join(filter(None, names))}")
+        return f'<div class="wide" tabindex="0" role="region" aria-label="{label}"><table>\n'
+
     markdown.renderer.rules["image"] = image  # type: ignore[attr-defined]
-    html = markdown.render(text)
-    wide = html.replace("<table>", '<div class="wide"><table>')
-    return Markup(wide.replace("</table>", "</table></div>"))
+    markdown.renderer.rules["table_open"] = table_open  # type: ignore[attr-defined]
+    return Markup(markdown.render(text).replace("</table>", "</table></div>"))
 
 
 def _picture(light: bytes, dark: bytes, shows: str) -> Markup:

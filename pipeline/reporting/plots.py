@@ -11,7 +11,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from pipeline.reporting.grounds import Ground, on_both_grounds
+from pipeline.reporting.grounds import Ground, headline, on_both_grounds
 from pipeline.reporting.results import Results
 from pipeline.training.samples import visible
 
@@ -27,6 +27,7 @@ CAPTIONS = {  # name -> what it shows, in the order in which they are read
     "loss_by_token": "The hardest and the easiest held-out tokens",
     "tokens": "Lengths of documents, frequencies of tokens",
 }
+LONGEST_LABEL = 16  # characters of a token
 FITTED_POINTS = 400  # of a smoothed curve: no figure shows more
 BASELINES = {  # in metrics.json -> in words, from weak to strong
     "uniform": "every token alike",
@@ -91,7 +92,7 @@ def _loss(c: Ground, history: pd.DataFrame, train: dict[str, Any], smoothing: fl
 
 def _learning_rate(c: Ground, history: pd.DataFrame) -> Figure:
     figure, axes = _figure("Learning rate", "step", "lr")
-    axes.plot(history["step"], history["lr"], color=c.blue)
+    axes.plot(history["step"], history["lr"], _marker(history["step"]), color=c.blue)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     return figure
@@ -138,13 +139,8 @@ def _loss_by_token(c: Ground, results: Results) -> Figure:
     """Mean loss of the tokens at both ends, with how often each came."""
     figure = Figure()
     tokens = results.tokens
-    figure.suptitle(
-        f"Tokens of the {tokens['split']} text that come {tokens['least_count']} times or more",
-        x=0.015,
-        ha="left",
-        fontsize=13,
-        fontweight="bold",
-    )
+    least = tokens["least_count"]
+    headline(figure, f"Tokens of the {tokens['split']} text that come {least} times or more")
     for place, end, color in ((1, "hardest", c.orange), (2, "easiest", c.blue)):
         axes = figure.add_subplot(1, 2, place, xlabel="mean loss, nats")
         axes.set_title(f"the {end}", fontsize=11, fontweight="normal", pad=4)
@@ -152,7 +148,8 @@ def _loss_by_token(c: Ground, results: Results) -> Figure:
         places = range(len(rows))
         bars = axes.barh(places, [row["loss"] for row in rows], color=color, height=0.7)
         axes.bar_label(bars, [f"{row['count']:,}×" for row in rows], padding=4, fontsize=9)
-        axes.set_yticks(places, [shown_token(row["text"]) for row in rows], family="monospace")
+        labels = [_cut(shown_token(row["text"])) for row in rows]
+        axes.set_yticks(places, labels, family="monospace")
         axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
         axes.margins(x=0.25)
         axes.grid(visible=False, axis="y")
@@ -175,10 +172,17 @@ def shown_token(text: str) -> str:
     )
 
 
+def _cut(label: str) -> str:
+    """A label that leaves room for what it labels."""
+    return label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
+
+
 def _tokens(c: Ground, statistics: dict[str, Any]) -> Figure:
     """How long documents are, and how often tokens come, by rank (Zipf)."""
     figure = Figure()
-    lengths = figure.add_subplot(1, 2, 1, title="Documents", xlabel="tokens, from")
+    lengths = figure.add_subplot(
+        1, 2, 1, title="Documents", xlabel="tokens, from", ylabel="documents"
+    )
     seen = {int(n).bit_length() for n in chain(*statistics["document_tokens"].values())}
     powers = [2 ** (bits - 1) for bits in range(min(seen), max(seen) + 1)]
     below = [0] * len(powers)
@@ -214,12 +218,19 @@ def _figure(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 def _raw_and_smoothed(
     c: Ground, axes: Axes, x: pd.Series, y: pd.Series, smoothing: float, label: str = ""
 ) -> None:
-    axes.plot(x, y, color=c.pale, linewidth=1, label=f"{label}raw")
-    axes.plot(*smoothed(x, y, smoothing), color=c.blue, label=f"{label}smoothed")
+    axes.plot(x, y, _marker(x), color=c.pale, linewidth=1, label=f"{label}raw")
+    axes.plot(*smoothed(x, y, smoothing), _marker(x), color=c.blue, label=f"{label}smoothed")
+
+
+def _marker(points: pd.Series) -> str:
+    """A line, or where there is one point, which has none, a dot."""
+    return "o" if len(points) == 1 else "-"
 
 
 def _log_scale(axes: Axes) -> None:
-    """A logarithmic y axis whose ticks are plain numbers."""
+    """A logarithmic y axis whose ticks are plain numbers; as it is where nothing is above 0."""
+    if axes.dataLim.y1 <= 0:
+        return
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

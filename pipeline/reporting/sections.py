@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from pipeline.evaluation.baselines import MOST_TOKENS, XZ_MOST_BYTES
-from pipeline.reporting.markdown import code, count, fence, picture, table
+from pipeline.reporting.markdown import SCORES, code, count, fence, picture, score_rows, table
 from pipeline.reporting.plots import BASELINES, CAPTIONS
 from pipeline.reporting.results import Results
 from pipeline.training.samples import sample_heading, visible
@@ -107,23 +107,13 @@ def metrics(results: Results) -> str:
         ("steps", count(train["steps"])),
         ("tokens", count(train["tokens"])),
     ]
-    splits = [
-        (
-            split,
-            f"{results.metrics[split]['loss']:.4f}",
-            f"{results.metrics[split]['perplexity']:.2f}",
-            f"{results.metrics[split]['bits_per_byte']:.4f}",
-        )
-        for split in ("val", "test")
-        if split in results.metrics
-    ]
     others = [
         (label, f"{baselines[name]['bits_per_byte']:.4f}") for name, label in BASELINES.items()
     ]
     return "\n\n".join(
         (
             "The best checkpoint on the whole of each split, every token scored once:",
-            table(("split", "loss (nats per token)", "perplexity", "bits per byte"), splits),
+            table(SCORES, score_rows(results.metrics)),
             f"The {results.held_out} text without this model{_learnt_from(results)}:",
             table(("predicted from", "bits per byte"), others),
             "During training (nats per token; each step's loss is of its own batch, val's of "

@@ -53,14 +53,19 @@ def read_stages(path: Path = DVC_FILE) -> list[Stage]:
     ]
 
 
+def dvc_json(*arguments: str) -> Any:
+    """What a command of DVC says in JSON; raises ReportError where it fails."""
+    command = [sys.executable, "-m", "dvc", *arguments, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise ReportError(f"dvc {arguments[0]}: {lines[0].removeprefix('ERROR: ')}")
+    return json.loads(done.stdout or "{}")
+
+
 def stale_inputs() -> str | None:
     """One line on the first stage before report whose results are not those of this tree."""
-    command = [sys.executable, "-m", "dvc", "status", "--json", "--with-deps", LAST_INPUT]
-    status = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
-    if status.returncode:
-        lines = status.stderr.strip().splitlines() or ["it said nothing"]
-        raise ReportError(f"dvc status: {lines[0].removeprefix('ERROR: ')}")
-    changes: dict[str, list[Any]] = json.loads(status.stdout or "{}")
+    changes = dvc_json("status", "--with-deps", LAST_INPUT)
     stages = read_stages()
     made = tuple(f"{out}/" for stage in stages for out in stage.outs)
     brought = [name for name in changes if name.endswith(".dvc")]  # what `dvc add` made

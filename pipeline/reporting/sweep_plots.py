@@ -4,6 +4,7 @@ Drawn from the record alone, each on light ground and on dark.
 """
 
 import json
+from collections.abc import Sequence
 from math import prod
 from statistics import mean
 from typing import Any
@@ -12,12 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from pipeline.reporting.grounds import Ground, on_both_grounds
+from pipeline.reporting.grounds import Ground, headline, on_both_grounds
 from pipeline.reporting.markdown import count
 from pipeline.reporting.sweep_record import SEED, Record, Run, finished, groups, score, shown
 
 SCORE = "bits per byte of val"
 MOST_LABELS = 12  # curves that a legend can name
+MOST_TICKS = 10  # of more values every second, third, ... is named
+LONGEST_LABEL = 20  # characters of a value
+LONGEST_NAME = 30  # of the sweep, in a title
+ROOM = 40  # characters beside one another below a figure
 WIDE_RANGE = 4  # largest over smallest value from which an axis is logarithmic
 
 
@@ -44,7 +49,7 @@ def _loss(c: Ground, record: Record) -> Figure:
     runs = finished(record)
     by_tokens = len({run["tokens"] / run["steps"] for run in runs}) > 1
     axes = figure.add_subplot(
-        title=f"{record['sweep']}: val loss",
+        title=f"{_cut(record['sweep'], LONGEST_NAME)}: val loss",
         xlabel="tokens" if by_tokens else "step",
         ylabel="nats per token",
     )
@@ -87,12 +92,33 @@ def _params(c: Ground, record: Record, keys: list[str]) -> Figure:
         if numeric and min(values) > 0 and max(values) / min(values) >= WIDE_RANGE:
             axes.set_xscale("log")
             axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks(list(where.values()), [shown(value) for value in values])
+        _name(axes, list(where.values()), values, ROOM / len(keys))
         if place == 0:
             axes.set_ylabel(SCORE)
-            axes.set_title(f"{record['sweep']}: {SCORE} over each setting")
             axes.legend()
+    headline(figure, f"{_cut(record['sweep'], LONGEST_NAME)}: {SCORE} over each setting")
     return figure
+
+
+def _name(axes: Axes, places: Sequence[float], values: list[Any], room: float) -> None:
+    """Write values below their places, slanted where `room` characters do not hold them."""
+    every = -(-len(values) // MOST_TICKS)
+    labels = [_named(value) for value in values[::every]]
+    axes.set_xticks(places[::every], labels)
+    if sum(map(len, labels)) > room:
+        for label in axes.get_xticklabels():
+            label.set(rotation=40, ha="right", rotation_mode="anchor")
+
+
+def _named(value: Any) -> str:
+    """A value as a label: a number in six digits, a long text without its middle."""
+    return f"{value:g}" if isinstance(value, float) else _cut(shown(value), LONGEST_LABEL)
+
+
+def _cut(text: str, longest: int) -> str:
+    """Its beginning and its end, where it is longer."""
+    half = (longest - 1) // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
 
 
 def _heatmap(record: Record, down: str, across: str) -> Figure:
@@ -107,12 +133,14 @@ def _heatmap(record: Record, down: str, across: str) -> Figure:
     values = [[mean(cells.get(json.dumps([r, c]), empty)) for c in columns] for r in rows]
     figure = Figure(figsize=(8, max(3, 0.7 * len(rows) + 1.8)))
     axes: Axes = figure.add_subplot(
-        title=f"{record['sweep']}: {SCORE}, lower is better", xlabel=across, ylabel=down
+        title=f"{_cut(record['sweep'], LONGEST_NAME)}: {SCORE}, lower is better",
+        xlabel=across,
+        ylabel=down,
     )
     axes.grid(visible=False)
     image = axes.imshow(values, cmap="viridis", aspect="auto")
-    axes.set_xticks(range(len(columns)), [shown(value) for value in columns])
-    axes.set_yticks(range(len(rows)), [shown(value) for value in rows])
+    _name(axes, range(len(columns)), columns, ROOM)
+    axes.set_yticks(range(len(rows)), [_named(value) for value in rows])
     for y, line in enumerate(values):
         for x, value in enumerate(line):
             if value == value:
@@ -140,4 +168,4 @@ def _is_grid(record: Record, keys: list[str]) -> bool:
 
 
 def _label(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{key.split('.')[-1]} {shown(value)}" for key, value in settings.items())
+    return ", ".join(f"{key.split('.')[-1]} {_named(value)}" for key, value in settings.items())

@@ -150,3 +150,9 @@ def _sorted(record: Record) -> list[Run]:
 def shown(value: Any) -> str:
     """A setting's value as people write it: a word as it is, all else as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def short_names(keys: Sequence[str]) -> list[str]:
+    """`train.lr` -> `lr`, where no other key ends so."""
+    last = [key.split(".")[-1] for key in keys]
+    return [short if last.count(short) == 1 else key for key, short in zip(keys, last, strict=True)]

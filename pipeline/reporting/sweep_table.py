@@ -16,6 +16,7 @@ from pipeline.reporting.sweep_record import (
     finished,
     groups,
     score,
+    short_names,
     shown,
 )
 
@@ -185,9 +186,3 @@ def verdict(record: Record) -> str:
 
 def _scores(runs: Sequence[Run]) -> list[float]:
     return [score(run) for run in runs]
-
-
-def short_names(keys: Sequence[str]) -> list[str]:
-    """`train.lr` -> `lr`, where no other key ends so."""
-    last = [key.split(".")[-1] for key in keys]
-    return [short if last.count(short) == 1 else key for key, short in zip(keys, last, strict=True)]

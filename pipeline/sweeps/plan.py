@@ -30,6 +30,7 @@ from pipeline.errors import SweepError
 from pipeline.params import PARAMS_FILE, check_params, read_params, yaml_problem
 from pipeline.paths import CACHE
 from pipeline.reporting.revisions import value_at
+from pipeline.reporting.sweep_record import short_names
 from pipeline.storage import read_json, sha256_json, write_json
 
 FILES = Path("sweeps")
@@ -190,14 +191,13 @@ def resulting(params: dict[str, Any], member: Member) -> Settings:
 
 def _names(sweep: str, own: list[Settings]) -> list[str]:
     """A name for each run by its own settings, or by their hash where that is long or no name."""
-    keys = {key for settings in own for key in settings}
-    last = Counter(key.split(".")[-1] for key in keys)
+    keys = sorted({key for settings in own for key in settings})
+    short = dict(zip(keys, short_names(keys), strict=True))
     names = []
     for settings in own:
         parts = [sweep]
         for key, value in settings.items():
-            short = key.split(".")[-1]
-            parts.append(f"{short if last[short] == 1 else key}={_word(value)}")
+            parts.append(f"{short[key]}={_word(value)}")
         names.append("-".join(parts))
     unique = Counter(names)
     return [
