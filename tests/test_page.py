@@ -194,7 +194,8 @@ def test_a_browser_shows_it_without_a_request_an_error_or_a_sideways_scroll(
     name_of_run = "rates-architecture=modern-lr=0.01-weight_decay=0.1-seed=1"
     row = f"| `modern` | 0.01 | 2.6158 ± 0.0311 | 161.38 | `{name_of_run}` |"
     table = (
-        f"| `architecture` | `lr` | val bits per byte | perplexity | run |\n{'| --- ' * 5}|\n{row}"
+        "| `architecture` | `lr` | val bits per byte | perplexity | run |\n"
+        f"| --- | ---: | ---: | ---: | --- |\n{row}"
     )
     (finished / "reports/sweeps/rates.md").write_text(f"# Sweep rates\n\n{table}\n", "utf-8")
     run(finished, "dvc", "repro", "-q")

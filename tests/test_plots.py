@@ -1,11 +1,11 @@
 """Proves that the figures depend on the results alone, to the byte, and show what they claim."""
 
-import copy
 import json
 import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -15,10 +15,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from finished_run import metrics, write_run
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from PIL import Image
 
+from pipeline.reporting import grounds
 from pipeline.reporting.plots import CAPTIONS, FITTED_POINTS, draw_figures, shown_token, smoothed
-from pipeline.reporting.results import read_results
+from pipeline.reporting.results import Results, read_results
+
+Drawn = Callable[[Results], dict[str, Figure]]
 
 DRAW = """
 import hashlib
@@ -99,39 +105,82 @@ def test_every_number_drawn_changes_the_figure(figures: dict[str, bytes]) -> Non
     assert all(changed[name] != figures[name] for name in figures)
 
 
-def test_a_run_of_one_row_without_a_look_at_val_is_drawn(figures: dict[str, bytes]) -> None:
+@pytest.fixture
+def drawn(figures: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Drawn:
+    """Draws results without smoothing and gives the figures on light ground, by name."""
+
+    def draw(results: Results) -> dict[str, Figure]:
+        seen: list[Figure] = []
+        monkeypatch.setattr(grounds, "_png", lambda figure: seen.append(figure) or b"")
+        draw_figures(results, 0.0, 60)
+        return dict(zip(CAPTIONS, seen, strict=False))
+
+    return draw
+
+
+def test_a_run_of_one_row_without_a_look_at_val_is_drawn_with_its_points(drawn: Drawn) -> None:
     results = read_results()
     row = results.history.iloc[:1].assign(val_loss=float("nan"))
-    short = replace(results, history=row, positions=results.positions.iloc[:1])
-    drawn = draw_figures(short, 0.0, 60)
-    assert set(drawn) == set(figures)
-    for name in ("loss", "learning_rate", "gradient_norm", "loss_by_position"):
-        assert blue(drawn[f"{name}.png"]) > 20, name  # a line of one point would have no ink
-
-
-def test_a_gradient_norm_of_nought_is_drawn(
-    figures: dict[str, bytes], recwarn: pytest.WarningsRecorder
-) -> None:
-    results = read_results()
-    still = replace(results, history=results.history.assign(grad_norm=0.0))
-    assert draw_figures(still, 0.2, 60)
-    assert not recwarn.list
-
-
-def test_a_long_token_leaves_room_for_its_bar(figures: dict[str, bytes]) -> None:
-    results = read_results()
-    tokens = copy.deepcopy(results.tokens)
-    plain = blue(figures["loss_by_token.png"])
-    tokens["easiest"][0]["text"] = "=" * 120
-    assert blue(draw_figures(replace(results, tokens=tokens), 0.2, 60)["loss_by_token.png"]) > (
-        plain * 0.5
+    one = {"ranks": [1], "counts": [57996]}
+    short = replace(
+        results,
+        history=row,
+        positions=results.positions.iloc[:1],
+        statistics={**results.statistics, "token_counts": one},
     )
+    shown = drawn(short)
+    for name in ("loss", "learning_rate", "gradient_norm", "loss_by_position", "tokens"):
+        lines = [line for line in shown[name].axes[-1].lines if len(np.asarray(line.get_xdata()))]
+        assert lines
+        assert all(line.get_marker() in {"o", "*"} for line in lines)
+    assert shown["learning_rate"].axes[0].lines[0].get_ydata() == [row["lr"].iloc[0]]
+    for line in drawn(results)["loss"].axes[0].lines[:2]:
+        assert line.get_marker() == "None"
 
 
-def blue(png: bytes) -> int:
-    """How many of a picture's pixels are clearly blue."""
-    pixels = np.asarray(Image.open(BytesIO(png)).convert("RGB"), dtype=int)  # (H, W, 3)
-    return int((pixels[:, :, 2] - pixels[:, :, 0] > 75).sum())
+@pytest.mark.filterwarnings("error")
+def test_a_gradient_norm_of_0_throughout_is_a_line_on_a_linear_scale(drawn: Drawn) -> None:
+    results = read_results()
+    flat = replace(results, history=results.history.assign(grad_norm=0.0))
+    (axes,) = drawn(flat)["gradient_norm"].axes
+    assert axes.get_yscale() == "linear"
+    low, high = axes.get_ylim()
+    assert low < 0 < high
+
+
+@pytest.mark.parametrize("least", [1e-4, 0.02, 0.9])
+def test_a_logarithmic_axis_has_labels_over_the_whole_of_it(drawn: Drawn, least: float) -> None:
+    results = read_results()
+    norms = np.geomspace(1, least, len(results.history))
+    figure = drawn(replace(results, history=results.history.assign(grad_norm=norms)))[
+        "gradient_norm"
+    ]
+    FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call]
+    (axes,) = figure.axes
+    places = np.log([least, *(y for y in axes.get_yticks() if least < y < 1), 1])
+    assert 4 <= len(places) <= 16
+    assert np.diff(places).max() < 0.5 * np.log(1 / least)
+
+
+def test_the_bars_of_long_tokens_have_room(drawn: Drawn) -> None:
+    results = read_results()
+    rows = [{"id": n, "text": "=" * n, "count": 12, "loss": 9.5} for n in (16, 17, 64, 120)]
+    long = replace(results, tokens={**results.tokens, "hardest": rows})
+    figure = drawn(long)["loss_by_token"]
+    FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call]
+    axes = figure.axes[0]
+    assert axes.get_window_extent().width > figure.bbox.width / 5
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["=" * 16, "=" * 17, *["========…========"] * 2]
+    assert get_font(findfont("DejaVu Sans Mono")).get_char_index(ord("…"))
+
+
+def test_every_axis_says_what_it_counts(drawn: Drawn) -> None:
+    axes = drawn(read_results())["tokens"].axes
+    assert [(one.get_xlabel(), one.get_ylabel()) for one in axes] == [
+        ("tokens, from", "documents"),
+        ("rank", "times"),
+    ]
 
 
 def test_without_a_test_split_the_figure_shows_val(figures: dict[str, bytes]) -> None:

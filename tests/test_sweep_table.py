@@ -9,9 +9,12 @@ from statistics import mean, stdev
 from typing import Any
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from pipeline.errors import ReportError
-from pipeline.reporting.sweep_plots import draw_sweep
+from pipeline.reporting import grounds
+from pipeline.reporting.sweep_plots import _short, draw_sweep
 from pipeline.reporting.sweep_record import best_run, groups
 from pipeline.reporting.sweep_table import NONE_YET, as_csv, as_page, as_section, verdict
 
@@ -172,6 +175,48 @@ def test_figures_are_drawn_from_the_record_to_the_same_bytes(
     assert drawn.keys() == figures | {name.replace(".", "-dark.") for name in figures}
     assert all(data.startswith(PNG) for data in drawn.values())
     assert draw_sweep(copy.deepcopy(record), 50) == drawn
+
+
+PATHS = [f"/texts/of/many/kinds/and/lengths/shakespeare-{n}/plays.txt" for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        make_record("paths", ["corpus.path"], [(path,) for path in PATHS]),
+        make_record("many", ["train.seed_of"], [(n,) for n in range(40)]),
+        make_record("words", ["model.kind"], [(f"kind-{n}",) for n in range(40)]),
+        make_record("rates", ["train.lr"], [(1e-4 * 10 ** (n / 4.5),) for n in range(10)]),
+        make_record("n" * 90, ["corpus.path", "train.lr"], [*itertools.product(PATHS, [1, 2])]),
+    ],
+    ids=["paths", "many", "words", "rates", "pairs"],
+)
+def test_labels_of_long_and_of_many_values_keep_apart_and_inside(
+    record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Figure] = []
+    monkeypatch.setattr(grounds, "_png", lambda figure: seen.append(figure) or b"")
+    draw_sweep(record, 50)
+    assert len(seen) >= 4
+    for figure in seen:
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()  # type: ignore[no-untyped-call]
+        width, height = canvas.get_width_height()
+        for axes in figure.axes:
+            box = axes.get_window_extent()
+            assert box.width > width / 5
+            assert box.height > height / 5
+            assert axes.title.get_window_extent().x1 <= width
+            for axis in (axes.xaxis, axes.yaxis):
+                texts = axis.get_ticklabels()
+                assert max(len(text.get_text()) for text in texts) <= 20
+                boxes = [text.get_window_extent() for text in texts if text.get_text()]
+                assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
+
+
+def test_labels_of_values_that_begin_and_end_alike_differ() -> None:
+    assert len({*_short(PATHS)}) == len(PATHS)
+    assert _short([1e-4 * 10 ** (1 / 3), "gpt2", 1e-4]) == ["0.0002154", "gpt2", "0.0001"]
 
 
 def test_a_changed_score_changes_table_and_figures() -> None:

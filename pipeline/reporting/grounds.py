@@ -78,11 +78,6 @@ def on_both_grounds(draw: Callable[[Ground], dict[str, Figure]], dpi: int) -> di
     return files
 
 
-def headline(figure: Figure, text: str) -> None:
-    """The title of a figure of several panels, as that of one."""
-    figure.suptitle(text, x=0.015, ha="left", fontsize=13, fontweight="bold")
-
-
 def _style(c: Ground) -> dict[str, Any]:
     return {
         "figure.figsize": (8, 4),  # inches

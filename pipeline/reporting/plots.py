@@ -1,5 +1,6 @@
 """The figures of a run, each on light ground and on dark."""
 
+from collections.abc import Sized
 from itertools import chain
 from typing import Any
 
@@ -8,10 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
-from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from pipeline.reporting.grounds import Ground, headline, on_both_grounds
+from pipeline.reporting.grounds import Ground, on_both_grounds
 from pipeline.reporting.results import Results
 from pipeline.training.samples import visible
 
@@ -27,8 +28,8 @@ CAPTIONS = {  # name -> what it shows, in the order in which they are read
     "loss_by_token": "The hardest and the easiest held-out tokens",
     "tokens": "Lengths of documents, frequencies of tokens",
 }
-LONGEST_LABEL = 16  # characters of a token
 FITTED_POINTS = 400  # of a smoothed curve: no figure shows more
+LONGEST_TOKEN = 17  # characters of a label: a longer one would leave its bar no room
 BASELINES = {  # in metrics.json -> in words, from weak to strong
     "uniform": "every token alike",
     "unigram": "token frequencies",
@@ -92,7 +93,7 @@ def _loss(c: Ground, history: pd.DataFrame, train: dict[str, Any], smoothing: fl
 
 def _learning_rate(c: Ground, history: pd.DataFrame) -> Figure:
     figure, axes = _figure("Learning rate", "step", "lr")
-    axes.plot(history["step"], history["lr"], _marker(history["step"]), color=c.blue)
+    axes.plot(history["step"], history["lr"], _dot(history), color=c.blue)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     return figure
@@ -139,8 +140,13 @@ def _loss_by_token(c: Ground, results: Results) -> Figure:
     """Mean loss of the tokens at both ends, with how often each came."""
     figure = Figure()
     tokens = results.tokens
-    least = tokens["least_count"]
-    headline(figure, f"Tokens of the {tokens['split']} text that come {least} times or more")
+    figure.suptitle(
+        f"Tokens of the {tokens['split']} text that come {tokens['least_count']} times or more",
+        x=0.015,
+        ha="left",
+        fontsize=13,
+        fontweight="bold",
+    )
     for place, end, color in ((1, "hardest", c.orange), (2, "easiest", c.blue)):
         axes = figure.add_subplot(1, 2, place, xlabel="mean loss, nats")
         axes.set_title(f"the {end}", fontsize=11, fontweight="normal", pad=4)
@@ -148,7 +154,7 @@ def _loss_by_token(c: Ground, results: Results) -> Figure:
         places = range(len(rows))
         bars = axes.barh(places, [row["loss"] for row in rows], color=color, height=0.7)
         axes.bar_label(bars, [f"{row['count']:,}×" for row in rows], padding=4, fontsize=9)
-        labels = [_cut(shown_token(row["text"])) for row in rows]
+        labels = [shortened(shown_token(row["text"]), LONGEST_TOKEN) for row in rows]
         axes.set_yticks(places, labels, family="monospace")
         axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
         axes.margins(x=0.25)
@@ -172,9 +178,10 @@ def shown_token(text: str) -> str:
     )
 
 
-def _cut(label: str) -> str:
-    """A label that leaves room for what it labels."""
-    return label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
+def shortened(text: str, most: int) -> str:
+    """A text of more than `most` characters without its middle, in as many."""
+    tail = (most - 1) // 2
+    return text if len(text) <= most else f"{text[: most - 1 - tail]}…{text[-tail:]}"
 
 
 def _tokens(c: Ground, statistics: dict[str, Any]) -> Figure:
@@ -198,9 +205,8 @@ def _tokens(c: Ground, statistics: dict[str, Any]) -> Figure:
     frequency = figure.add_subplot(
         1, 2, 2, title="Tokens of the train split", xlabel="rank", ylabel="times"
     )
-    frequency.loglog(
-        statistics["token_counts"]["ranks"], statistics["token_counts"]["counts"], color=c.blue
-    )
+    ranks, counts = statistics["token_counts"]["ranks"], statistics["token_counts"]["counts"]
+    frequency.loglog(ranks, counts, _dot(ranks), color=c.blue)
     for axis in (frequency.xaxis, frequency.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
         axis.set_minor_formatter(LogFormatter())
@@ -218,20 +224,22 @@ def _figure(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 def _raw_and_smoothed(
     c: Ground, axes: Axes, x: pd.Series, y: pd.Series, smoothing: float, label: str = ""
 ) -> None:
-    axes.plot(x, y, _marker(x), color=c.pale, linewidth=1, label=f"{label}raw")
-    axes.plot(*smoothed(x, y, smoothing), _marker(x), color=c.blue, label=f"{label}smoothed")
+    axes.plot(x, y, _dot(x), color=c.pale, linewidth=1, label=f"{label}raw")
+    axes.plot(*smoothed(x, y, smoothing), _dot(x), color=c.blue, label=f"{label}smoothed")
 
 
-def _marker(points: pd.Series) -> str:
-    """A line, or where there is one point, which has none, a dot."""
+def _dot(points: Sized) -> str:
+    """The format of a line, which one point alone does not make."""
     return "o" if len(points) == 1 else "-"
 
 
 def _log_scale(axes: Axes) -> None:
-    """A logarithmic y axis whose ticks are plain numbers; as it is where nothing is above 0."""
-    if axes.dataLim.y1 <= 0:
+    """A logarithmic y axis whose ticks are plain numbers; linear where nothing is above 0."""
+    least, most = axes.dataLim.minposy, axes.dataLim.y1
+    if not np.isfinite(least):
         return
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
+    even = MaxNLocator(nbins=7, steps=[1, 2, 5, 10])  # over decades they would crowd at the top
+    axes.yaxis.set_major_locator(even if most < 10 * least else LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())

@@ -4,26 +4,33 @@ Drawn from the record alone, each on light ground and on dark.
 """
 
 import json
-from collections.abc import Sequence
+from itertools import pairwise, takewhile
 from math import prod
 from statistics import mean
+from textwrap import fill
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis, XAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from pipeline.reporting.grounds import Ground, headline, on_both_grounds
+from pipeline.reporting.grounds import Ground, on_both_grounds
 from pipeline.reporting.markdown import count
+from pipeline.reporting.plots import shortened
 from pipeline.reporting.sweep_record import SEED, Record, Run, finished, groups, score, shown
 
 SCORE = "bits per byte of val"
 MOST_LABELS = 12  # curves that a legend can name
-MOST_TICKS = 10  # of more values every second, third, ... is named
-LONGEST_LABEL = 20  # characters of a value
-LONGEST_NAME = 30  # of the sweep, in a title
-ROOM = 40  # characters beside one another below a figure
 WIDE_RANGE = 4  # largest over smallest value from which an axis is logarithmic
+LONGEST_VALUE = 20  # characters of a label
+LONGEST_LABEL = 60  # of a curve
+TITLE_WIDTH = 56  # characters of a line
+LETTER, LINE = 0.1, 0.2  # inches that one takes
+MARGINS = 1.5  # inches of a panel that are not its axis
+CELL = 0.6  # inches that a score is wide
+TALLEST = 12.0  # inches of a figure
 
 
 def draw_sweep(record: Record, dpi: int) -> dict[str, bytes]:
@@ -49,7 +56,7 @@ def _loss(c: Ground, record: Record) -> Figure:
     runs = finished(record)
     by_tokens = len({run["tokens"] / run["steps"] for run in runs}) > 1
     axes = figure.add_subplot(
-        title=f"{_cut(record['sweep'], LONGEST_NAME)}: val loss",
+        title=_title(record, "val loss"),
         xlabel="tokens" if by_tokens else "step",
         ylabel="nats per token",
     )
@@ -57,7 +64,7 @@ def _loss(c: Ground, record: Record) -> Figure:
     for place, (settings, same) in enumerate(found):
         parts = [_label(settings), count(len(same), "seed") if len(same) > 1 else ""]
         best = " (best)" if place == 0 and len(found) > 1 else ""
-        label = ", ".join(filter(None, parts)) + best
+        label = shortened(", ".join(filter(None, parts)), LONGEST_LABEL) + best
         for run in same:  # seeds of one setting in one color
             axes.plot(
                 *zip(*_points(run, by_tokens), strict=True),
@@ -77,7 +84,9 @@ def _loss(c: Ground, record: Record) -> Figure:
 def _params(c: Ground, record: Record, keys: list[str]) -> Figure:
     """A panel for each setting: every run a point, a line through the means."""
     runs = finished(record)
-    figure = Figure(figsize=(max(8, 4 * len(keys)), 4))
+    wide = max(8, 4 * len(keys))
+    inches = wide / len(keys) - MARGINS
+    figure = Figure(figsize=(wide, 4))
     for place, key in enumerate(keys):
         axes = figure.add_subplot(1, len(keys), place + 1, xlabel=key)
         values = _in_order(runs, key)
@@ -87,38 +96,18 @@ def _params(c: Ground, record: Record, keys: list[str]) -> Figure:
         axes.plot(spots, [score(run) for run in runs], "o", color=c.blue, alpha=0.75)
         means = [mean(score(r) for r in runs if r["settings"][key] == value) for value in values]
         line = "-" if numeric else "_"
-        axes.plot(list(where.values()), means, line, color=c.blue, ms=22, label="mean")
+        size = min(22, 72 * inches / len(values))  # points
+        axes.plot(list(where.values()), means, line, color=c.blue, ms=size, label="mean")
         axes.margins(x=0.1)
         if numeric and min(values) > 0 and max(values) / min(values) >= WIDE_RANGE:
             axes.set_xscale("log")
             axes.xaxis.set_minor_locator(NullLocator())
-        _name(axes, list(where.values()), values, ROOM / len(keys))
+        _label_ticks(axes.xaxis, list(where.values()), values, inches)
         if place == 0:
             axes.set_ylabel(SCORE)
+            axes.set_title(_title(record, f"{SCORE} over each setting"))
             axes.legend()
-    headline(figure, f"{_cut(record['sweep'], LONGEST_NAME)}: {SCORE} over each setting")
     return figure
-
-
-def _name(axes: Axes, places: Sequence[float], values: list[Any], room: float) -> None:
-    """Write values below their places, slanted where `room` characters do not hold them."""
-    every = -(-len(values) // MOST_TICKS)
-    labels = [_named(value) for value in values[::every]]
-    axes.set_xticks(places[::every], labels)
-    if sum(map(len, labels)) > room:
-        for label in axes.get_xticklabels():
-            label.set(rotation=40, ha="right", rotation_mode="anchor")
-
-
-def _named(value: Any) -> str:
-    """A value as a label: a number in six digits, a long text without its middle."""
-    return f"{value:g}" if isinstance(value, float) else _cut(shown(value), LONGEST_LABEL)
-
-
-def _cut(text: str, longest: int) -> str:
-    """Its beginning and its end, where it is longer."""
-    half = (longest - 1) // 2
-    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
 
 
 def _heatmap(record: Record, down: str, across: str) -> Figure:
@@ -131,16 +120,19 @@ def _heatmap(record: Record, down: str, across: str) -> Figure:
         cells.setdefault(pair, []).append(score(run))
     empty = [float("nan")]
     values = [[mean(cells.get(json.dumps([r, c]), empty)) for c in columns] for r in rows]
-    figure = Figure(figsize=(8, max(3, 0.7 * len(rows) + 1.8)))
+    tall = min(max(3, 0.7 * len(rows) + 1.8), TALLEST)
+    figure = Figure(figsize=(8, tall))
     axes: Axes = figure.add_subplot(
-        title=f"{_cut(record['sweep'], LONGEST_NAME)}: {SCORE}, lower is better",
-        xlabel=across,
-        ylabel=down,
+        title=_title(record, f"{SCORE}, lower is better"), xlabel=across, ylabel=down
     )
     axes.grid(visible=False)
     image = axes.imshow(values, cmap="viridis", aspect="auto")
-    _name(axes, range(len(columns)), columns, ROOM)
-    axes.set_yticks(range(len(rows)), [_named(value) for value in rows])
+    wide_inches, tall_inches = 8 - MARGINS, tall - MARGINS
+    _label_ticks(axes.xaxis, list(range(len(columns))), columns, wide_inches)
+    _label_ticks(axes.yaxis, list(range(len(rows))), rows, tall_inches)
+    if wide_inches < CELL * len(columns) or tall_inches < LINE * len(rows):
+        figure.colorbar(image, ax=axes)  # the cells have no room for their scores
+        return figure
     for y, line in enumerate(values):
         for x, value in enumerate(line):
             if value == value:
@@ -148,6 +140,41 @@ def _heatmap(record: Record, down: str, across: str) -> Figure:
                 color = "white" if dark else "black"
                 axes.text(x, y, f"{value:.4f}", ha="center", va="center", color=color)
     return figure
+
+
+def _title(record: Record, shows: str) -> str:
+    return fill(f"{record['sweep']}: {shows}", TITLE_WIDTH)
+
+
+def _label_ticks(axis: Axis, places: list[float], values: list[Any], inches: float) -> None:
+    """Ticks whose labels keep off each other: turned where too long, left out where too many."""
+    labels = _short(values)
+    at = axis.get_transform().transform(np.array(places, dtype=float))
+    at = inches * (at - at.min()) / (np.ptp(at) or 1)  # from the first
+    horizontal = isinstance(axis, XAxis)
+    room = [LETTER * (len(a) + len(b)) / 2 + LETTER for a, b in pairwise(labels)]
+    if horizontal and (np.diff(at) < room).any():
+        axis.set_tick_params(rotation=90)
+        horizontal = False
+    kept = [0]
+    for place in range(1, len(places)):
+        if horizontal or at[place] - at[kept[-1]] >= LINE:
+            kept.append(place)
+    axis.set_ticks([places[place] for place in kept], [labels[place] for place in kept])
+
+
+def _short(values: list[Any]) -> list[str]:
+    """Values as labels; of long ones that begin and end alike, what is around the difference."""
+    texts = [
+        f"{value:.4g}" if isinstance(value, float) and len(shown(value)) > 10 else shown(value)
+        for value in values
+    ]
+    short = [shortened(text, LONGEST_VALUE) for text in texts]
+    if len({*short}) == len({*texts}):
+        return short
+    alike = takewhile(lambda letters: len({*letters}) == 1, zip(*texts, strict=False))
+    start = max(len([*alike]) - LONGEST_VALUE // 4, 0)
+    return [f"…{shortened(text[start:], LONGEST_VALUE - 1)}" for text in texts]
 
 
 def _in_order(runs: list[Run], key: str) -> list[Any]:
@@ -168,4 +195,4 @@ def _is_grid(record: Record, keys: list[str]) -> bool:
 
 
 def _label(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{key.split('.')[-1]} {_named(value)}" for key, value in settings.items())
+    return ", ".join(f"{key.split('.')[-1]} {shown(value)}" for key, value in settings.items())
