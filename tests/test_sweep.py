@@ -431,7 +431,7 @@ def test_a_record_of_another_commit_is_not_shown_for_runs_of_which_none_is_done(
         "reports/sweeps/lr.json, of commit bbbbbbbbbb, stays as it is"
     )
     Plan("lr", "", ["train.lr"], [Member("lr-0", settings)], 1, baseline="b" * 40).save()
-    with pytest.raises(ReportError, match="^dvc exp: failed to show exp"):  # no such commit
+    with pytest.raises(ReportError, match=r"^dvc exp: failed to show exp"):  # no such commit
         record_of("lr")
 
 
