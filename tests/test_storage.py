@@ -1,12 +1,14 @@
-"""A file is on the disk before its name is, and the name before the write is done."""
+"""Files and folders are whole or not there: on the disk before their name is, put back if not."""
 
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
+from fresh_project import contents
 
-from pipeline.storage import write_bytes
+from pipeline.storage import atomic_writer, put_in_place, write_bytes
 
 
 def test_a_file_is_flushed_whole_then_named_then_its_folder_is_flushed(
@@ -30,3 +32,56 @@ def test_a_file_is_flushed_whole_then_named_then_its_folder_is_flushed(
     write_bytes(tmp_path / "a", b"text")
     expected = [("flush", 4), ("name", 4), ("flush the folder", tmp_path.stat().st_ino)]
     assert calls == expected[: 2 if os.name == "nt" else 3]  # Windows flushes a rename itself
+
+
+def test_a_folder_goes_to_another_disk_too(tmp_path: Path) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs a second file system")
+    with tempfile.TemporaryDirectory(dir=other) as disk:
+        for text in ("first", "second"):
+            (tmp_path / "new").mkdir()
+            (tmp_path / "new/a.txt").write_text(text)
+            put_in_place(tmp_path / "new", Path(disk, "raw"))
+            assert contents(Path(disk)) == {f"{disk}/raw/a.txt": text.encode()}
+
+
+def test_what_cannot_be_put_in_place_leaves_the_old_there(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/a.txt").write_text("old")
+    before = contents(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        put_in_place(tmp_path / "never made", tmp_path / "raw")
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_stopped_between_its_two_renames_is_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("raw", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(name)
+    before = contents(tmp_path)
+    rename = os.replace
+
+    def stopped(source: Path, target: Path) -> None:
+        rename(source, target)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        put_in_place(tmp_path / "new", tmp_path / "raw")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_write_to_a_full_disk_names_the_folder(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match="No space left") as caught,
+        atomic_writer(tmp_path / "new/a"),
+        open("/dev/full", "wb", buffering=0) as full,
+    ):
+        full.write(b"a")
+    assert caught.value.filename == str(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []

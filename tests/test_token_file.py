@@ -154,8 +154,14 @@ def test_a_failure_while_writing_leaves_the_earlier_file(tmp_path: Path) -> None
     path = tmp_path / "train.bin"
     write(path, [1, 2, 3])
     before = path.read_bytes()
-    with pytest.raises(TokenFileError):
-        write(path, [4, 5, 300])
+
+    def failing() -> None:
+        with atomic_writer(path) as file:
+            BinWriter(file, path, 300, TOKENIZER).append(np.array([4]))
+            raise RuntimeError("the source failed")
+
+    with pytest.raises(RuntimeError, match="the source failed"):
+        failing()
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["train.bin"]
 
