@@ -10,7 +10,6 @@ import os
 import platform
 import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from pipeline.benchmarking.workloads import QUALITY, SPEED, Quality, Speed, merg
 from pipeline.errors import BenchmarkError, ReportError
 from pipeline.params import load_params
 from pipeline.paths import BENCHMARKS, CACHE, README
-from pipeline.processes import available_cores, environment
+from pipeline.processes import available_cores, environment, sigterm_as_ctrl_c
 from pipeline.reporting.benchmark import PEER
 from pipeline.storage import read_json, write_json
 
@@ -96,7 +95,8 @@ def bench(
         write = False
         console.print(f"not to be written: {path} holds {lost} too; --name NAME writes beside it")
     console.print(f"limits of {record['machine']['cpu']}, {threads} threads")
-    with tempfile.TemporaryDirectory() as folder, _kept(record, CACHE / path.name):
+    kept = _kept(record, CACHE / path.name)
+    with sigterm_as_ctrl_c(), tempfile.TemporaryDirectory() as folder, kept:
         work = _Work(Path(folder), peer, text, device, threads, repeats, console)
         limits = record["limits"] = work.limits()
         console.print(", ".join(f"{k.replace('_', ' ')} {v:,.0f}" for k, v in limits.items()))
@@ -114,9 +114,7 @@ def bench(
 
 @contextmanager
 def _kept(record: dict[str, Any], path: Path) -> Iterator[None]:
-    """Where measuring fails or is stopped, what was measured until then is in the scratch folder;
-    SIGTERM stops it as Ctrl-C does, and the process that is being measured with it."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Where measuring fails or is stopped, what was measured until then is written to `path`."""
     try:
         yield
     except BaseException:
@@ -124,8 +122,6 @@ def _kept(record: dict[str, Any], path: Path) -> Iterator[None]:
             write_json(path, record)
             print(f"{path}: what was measured until then", file=sys.stderr)
         raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _read(path: Path) -> Any:

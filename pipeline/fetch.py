@@ -15,19 +15,16 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline.corpus.formats import TOKEN_LISTS, Decoding, documents, suffix_of
 from pipeline.corpus.remote_files import bring, is_remote
 from pipeline.corpus.sources import OWN_FOLDER, SOURCES, fetch_named, own_files
 from pipeline.corpus.token_lists import read_token_lists
+from pipeline.dvc_lock import LOCK, parse_lock
 from pipeline.errors import CorpusError
-from pipeline.params import CorpusParams, load_params, yaml_problem
+from pipeline.params import CorpusParams, load_params
 from pipeline.paths import RAW
 from pipeline.storage import put_in_place, scratch, sha256_file, sha256_json, write_json
-
-LOCK = Path("dvc.lock")
 
 
 def fetch() -> None:
@@ -112,11 +109,8 @@ def _refuse_to_replace_own_text(params: CorpusParams) -> None:
 
     DVC has deleted data/raw by now, so dvc.lock says what it was made of.
     """
-    try:
-        lock = YAML(typ="safe", pure=True).load(LOCK) if LOCK.is_file() else None
-    except YAMLError as error:
-        raise CorpusError(f"{LOCK}: not valid YAML: {yaml_problem(error)}") from None
-    deps = ((lock or {}).get("stages") or {}).get("fetch", {}).get("deps", [])
+    lock = parse_lock(LOCK.read_bytes()) if LOCK.is_file() else {}
+    deps = lock.get("fetch", {}).get("deps", [])
     then = [dep.get("nfiles", 0) for dep in deps if dep["path"] == OWN_FOLDER.as_posix()]
     shipped = int((OWN_FOLDER / "README.md").is_file())
     if then and then[0] > shipped:

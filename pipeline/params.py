@@ -7,17 +7,15 @@ one line. The comments in params.yaml give each key's unit and range.
 
 import difflib
 import os
-from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 from typing_extensions import Self
 
 from pipeline.errors import ParamsError
 from pipeline.paths import CHECKPOINTS
+from pipeline.storage import parse_yaml
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -258,7 +256,7 @@ class TrainParams(Section):
 class LogParams(Section):
     """What cannot change a result."""
 
-    save_interval: Positive
+    save_interval: Literal["auto"] | Positive
     workers: Literal["auto"] | Count
     scheduler: str | None = Field(
         pattern=r"^(tcp|tls)://[^/]+:\d+$", description="null, tcp://HOST:PORT or tls://HOST:PORT"
@@ -337,40 +335,10 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
     """The sections as they stand in the file, unchecked; raises ParamsError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     except FileNotFoundError:
         raise ParamsError(f"{path}: not found; run from the project's top folder") from None
-    except UnicodeDecodeError as error:
-        raise ParamsError(f"{path}: not UTF-8 at byte {error.start}") from None
-    if conflict := merge_conflict(text):
-        raise ParamsError(f"{path}: {conflict}")
-    try:
-        values = YAML(typ="safe", pure=True).load(StringIO(text))
-    except YAMLError as error:
-        raise ParamsError(f"{path}: not valid YAML: {yaml_problem(error)}") from None
-    if not isinstance(values, dict):
-        raise ParamsError(f"{path}: found {type(values).__name__}; allowed: sections of settings")
-    return values
-
-
-def merge_conflict(text: str) -> str:
-    """What to do about the marks that a git merge left in a file, '' where there are none."""
-    lines = text.splitlines()
-    if not {"<<<<<<<", ">>>>>>>"} <= {line.split(" ")[0] for line in lines}:
-        return ""
-    first = next(number for number, line in enumerate(lines, 1) if line.startswith("<<<<<<<"))
-    return (
-        f"line {first}: a merge conflict; choose the settings in params.yaml, then "
-        "`git checkout --ours dvc.lock README.md reports` and `dvc repro`"
-    )
-
-
-def yaml_problem(error: Exception) -> str:
-    """What is wrong with a YAML text, and in which line."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    if mark is None or not problem:
-        return " ".join(str(error).split())
-    return f"line {mark.line + 1}: {problem.splitlines()[0]}"
+    return parse_yaml(data, path, ParamsError, "allowed: sections of settings")
 
 
 def check_params(values: dict[str, Any], where: str) -> Params:

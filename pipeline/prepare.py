@@ -14,10 +14,9 @@ tell apart. A split's `documents` are those that end in it; its `bytes` are thos
 <|endoftext|> has none: the denominator of bits per byte.
 """
 
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +62,7 @@ from pipeline.corpus.tokenizers import (
 from pipeline.errors import CorpusError
 from pipeline.params import Params, PrepareParams, load_params
 from pipeline.paths import RAW, TOKENS
+from pipeline.processes import sigterm_as_ctrl_c
 from pipeline.storage import put_in_place, scratch, write_json
 
 # characters, at least: a trainer takes hundreds of pieces at a time, and Ctrl-C waits for them
@@ -80,7 +80,7 @@ def prepare() -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     rates = (TransferSpeedColumn(), TimeRemainingColumn())
     with (
-        _ended_cleanly_by_sigterm(),
+        sigterm_as_ctrl_c(),
         Progress(
             *columns, *rates, console=console, transient=True, disable=not console.is_terminal
         ) as progress,
@@ -92,16 +92,6 @@ def prepare() -> None:
         write_json(new / "meta.json", meta)
         put_in_place(new, TOKENS)
     _print_summary(console, meta, params.prepare)
-
-
-@contextmanager
-def _ended_cleanly_by_sigterm() -> Iterator[None]:
-    """SIGTERM does what Ctrl-C does: no half file stays behind."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _write_text(

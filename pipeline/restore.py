@@ -5,20 +5,17 @@ from a copy of the last success under .cache/results/, or from the last commit w
 locked hash. Nothing is put back where something was written since.
 """
 
-import hashlib
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from pipeline.dvc_cache import DvcCache
+from pipeline.dvc_lock import LOCK, parse_lock
 from pipeline.paths import CACHE
+from pipeline.reporting.revisions import git, md5
 from pipeline.reporting.stages import read_stages
 from pipeline.storage import atomic_writer, write_bytes
 
-LOCK = Path("dvc.lock")
 KEPT = CACHE / "results"
 
 
@@ -45,8 +42,7 @@ def restore_results(stage: str) -> list[str]:
 def _locked_outputs(stage: str) -> list[dict[str, Any]]:
     if not LOCK.is_file():
         return []
-    stages = YAML(typ="safe", pure=True).load(LOCK)["stages"]
-    return list(stages.get(stage, {}).get("outs", []))
+    return list(parse_lock(LOCK.read_bytes()).get(stage, {}).get("outs", []))
 
 
 def _uncached_outputs(stage: str) -> list[Path]:
@@ -58,11 +54,11 @@ def _uncached_outputs(stage: str) -> list[Path]:
     ]
 
 
-def _from_cache(cache: DvcCache, path: Path, md5: str) -> bool:
+def _from_cache(cache: DvcCache, path: Path, locked: str) -> bool:
     """Put back a cached output; nothing of it where any part is not in the cache."""
-    wanted = {path: md5}
-    if md5.endswith(".dir"):
-        wanted = {path / name: inner for name, inner in cache.listing(md5).items()}
+    wanted = {path: locked}
+    if locked.endswith(".dir"):
+        wanted = {path / name: inner for name, inner in cache.listing(locked).items()}
     sources = {target: cache.path(name) for target, name in wanted.items()}
     if not sources or not all(source.is_file() for source in sources.values()):
         return False
@@ -72,14 +68,13 @@ def _from_cache(cache: DvcCache, path: Path, md5: str) -> bool:
     return True
 
 
-def _from_git(path: Path, md5: str) -> bool:
+def _from_git(path: Path, locked: str) -> bool:
     """Put back a small file from the last success, or from the last commit."""
     kept = KEPT / path
     candidates = [kept.read_bytes()] if kept.is_file() else []
-    shown = subprocess.run(["git", "show", f"HEAD:./{path.as_posix()}"], capture_output=True)
-    candidates += [shown.stdout] if shown.returncode == 0 else []
+    candidates.append(git("show", f"HEAD:./{path.as_posix()}", check=False))
     for data in candidates:
-        if hashlib.md5(data, usedforsecurity=False).hexdigest() == md5:
+        if md5(data) == locked:
             write_bytes(path, data)
             return True
     return False

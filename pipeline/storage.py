@@ -8,12 +8,16 @@ never a part of one.
 import hashlib
 import json
 import os
+import reprlib
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import UserError
 from pipeline.paths import CACHE
@@ -119,6 +123,46 @@ def parse_json(
         wanted = "an object" if kind is dict else "a list"
         raise error(f"{path}: not {wanted} in JSON; {remedy}")
     return value
+
+
+def parse_yaml(
+    data: bytes, path: str | PurePath, error: type[UserError], remedy: str
+) -> dict[str, Any]:
+    """The mapping in a YAML file's bytes, as YAML 1.2, where `1e-4` is a number and `no` a word;
+    where there is none, raises `error` with its line or `remedy`."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise error(f"{path}: not UTF-8 at byte {problem.start}") from None
+    if line := _merge_conflict(text):
+        raise error(
+            f"{path}: line {line}: a merge conflict; choose the settings in params.yaml, then "
+            "`git checkout --ours dvc.lock README.md reports` and `dvc repro`"
+        )
+    try:
+        values = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as problem:
+        raise error(f"{path}: not valid YAML: {_yaml_problem(problem)}") from None
+    if not isinstance(values, dict):
+        found = "nothing" if values is None else reprlib.repr(values)
+        raise error(f"{path}: found {found}; {remedy}")
+    return values
+
+
+def _merge_conflict(text: str) -> int | None:
+    """The line of the first mark that a git merge left in a file, None where there is none."""
+    lines = text.splitlines()
+    if not {"<<<<<<<", ">>>>>>>"} <= {line.split(" ")[0] for line in lines}:
+        return None
+    return next(number for number, line in enumerate(lines, 1) if line.startswith("<<<<<<<"))
+
+
+def _yaml_problem(error: YAMLError) -> str:
+    """What is wrong with a YAML text, and in which line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or not problem:
+        return " ".join(str(error).split())
+    return f"line {mark.line + 1}: {problem.splitlines()[0]}"
 
 
 def sha256_file(path: Path) -> str:

@@ -243,7 +243,8 @@ def _stands(experiment: "Experiment | None", settings: dict[str, Any], retry: bo
 
 def _same_text(experiment: "Experiment") -> bool:
     """Whether what a run read besides code, text and weights to start from, is there unchanged."""
-    from pipeline.reporting.revisions import Revision, producer_of, read_lock, upstream
+    from pipeline.dvc_lock import producer_of, upstream
+    from pipeline.reporting.revisions import Revision, read_lock
     from pipeline.reporting.stages import CODE
 
     lock = read_lock(Revision(experiment.commit))

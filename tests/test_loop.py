@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -147,6 +149,44 @@ def test_the_target_stops_the_run_with_a_last_look(
     assert (trainer.step, trainer.stopped) == (first, "target_loss")
     assert trainer.history.rows[-1].val_loss is not None
     assert (tmp_path / "b" / "last.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("interval", "seconds", "saved"),
+    [
+        ("auto", 2, [60, 120, 180, 240, 300]),  # what a save takes, of steps of a second
+        ("auto", 10, [60, 260]),
+        (60, 10, [60, 120, 180, 240, 300]),
+    ],
+)
+def test_saves_of_a_large_model_leave_the_time_to_training(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    interval: float | Literal["auto"],
+    seconds: float,
+    saved: list[int],
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    clock = [0.0]
+    fake = SimpleNamespace(monotonic=lambda: clock[0])
+    monkeypatch.setattr("pipeline.training.loop.time", fake)
+    resume, steps = ResumeState("key"), []
+    save = resume.save
+
+    def slow(step: int, *rest: Any) -> None:
+        save(step, *rest)
+        steps.append(step)
+        clock[0] += seconds
+
+    def second(trainer: Trainer) -> None:
+        clock[0] += 1
+
+    monkeypatch.setattr(resume, "save", slow)
+    hooks = Hooks(lambda _: 1.0, lambda *_: "", second, lambda _: None, lambda: False)
+    outputs = Outputs(tmp_path, tmp_path / "train.csv", tmp_path / "samples.txt")
+    trainer = make_trainer(max_steps=320, eval_interval=320, log_interval=100)
+    fit(trainer, hooks, outputs, resume, interval)
+    assert steps == saved
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_best(

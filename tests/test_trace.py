@@ -117,7 +117,7 @@ def test_an_unknown_name_lists_what_there_is(finished: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "text", "said"),
     [
-        ("dvc.lock", "{", "error: dvc.lock: not YAML\n"),
+        ("dvc.lock", "{", "error: dvc.lock: not valid YAML: line "),
         (
             "dvc.lock",
             "<<<<<<< HEAD\na: 1\n=======\na: 2\n>>>>>>> other",

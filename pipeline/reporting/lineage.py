@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.corpus.remote_files import is_remote
+from pipeline.dvc_lock import outputs, producer_of, upstream
 from pipeline.errors import ReportError
 from pipeline.paths import (
     FIGURES,
@@ -28,16 +29,12 @@ from pipeline.reporting.revisions import (
     Revision,
     Tree,
     git,
-    locked_outputs,
     md5,
-    parse_yaml,
-    producer_of,
     read_lock,
-    upstream,
     value_at,
 )
 from pipeline.reporting.stages import CODE
-from pipeline.storage import parse_json
+from pipeline.storage import parse_json, parse_yaml
 
 
 @dataclass
@@ -77,10 +74,14 @@ def check_dep(tree: Tree, dep: dict[str, Any]) -> str:
     return "" if is_remote(dep["path"]) else check_path(tree, dep["path"], dep["md5"])
 
 
+def _settings(data: bytes, file: str) -> dict[str, Any]:
+    return parse_yaml(data, file, ReportError, "allowed: settings")
+
+
 def check_params(tree: Tree, file: str, locked: dict[str, Any]) -> dict[str, str]:
     """{key: what is wrong} for each parameter of a stage that is not as recorded."""
     data = tree.read(file)
-    values = parse_yaml(data, file) if data is not None else {}
+    values = _settings(data, file) if data is not None else {}
     problems = {}
     for key, recorded in locked.items():
         current = value_at(values, key)
@@ -177,11 +178,11 @@ def find_value(tree: Tree, name: str) -> tuple[str, str]:
     value = value_at(values, name)
     if value is not None:
         return f"{name} = {json.dumps(value)}", metrics
-    outputs = [out["path"] for out in locked_outputs(tree)]
+    made = [out["path"] for out in outputs(read_lock(tree))]
     wanted = name.removeprefix("reports/").removeprefix("figures/").removesuffix(".png")
     for result in (FIGURES, HISTORY, SAMPLES, RESULTS_PAGE, REPORT_PAGE, METRICS, PROVENANCE):
         path = result.as_posix()
-        if path not in outputs:
+        if path not in made:
             continue
         if result == FIGURES:
             file = f"{path}/{wanted}.png"
@@ -273,7 +274,7 @@ def commits_node(tree: Tree, stages: list[str]) -> Node:
 def _holds(data: bytes, params: dict[str, Any]) -> bool:
     """Whether a params.yaml has these values; one that cannot be read has not."""
     try:
-        values = parse_yaml(data, "params.yaml")
+        values = _settings(data, "params.yaml")
     except ReportError:
         return False
     return all(value_at(values, key) == recorded for key, recorded in params.items())

@@ -9,30 +9,15 @@ import os
 import subprocess
 from collections.abc import Iterable
 from functools import cache
-from io import StringIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pathspec import GitIgnoreSpec
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline.dvc_cache import DvcCache
-from pipeline.errors import ReportError, SweepError
-from pipeline.params import merge_conflict
-
-
-def parse_yaml(data: bytes, path: str) -> dict[str, Any]:
-    """The mapping in a YAML file's bytes; raises ReportError where there is none."""
-    if conflict := merge_conflict(data.decode(errors="replace")):
-        raise ReportError(f"{path}: {conflict}")
-    try:
-        values = YAML(typ="safe", pure=True).load(StringIO(data.decode()))
-    except (YAMLError, UnicodeDecodeError):
-        raise ReportError(f"{path}: not YAML") from None
-    if not isinstance(values, dict):
-        raise ReportError(f"{path}: found no settings in it")
-    return values
+from pipeline.dvc_lock import LOCK, outputs, parse_lock
+from pipeline.errors import ParamsError, ReportError
+from pipeline.storage import parse_yaml
 
 
 def md5(data: bytes) -> str:
@@ -59,12 +44,12 @@ def untracked(paths: Iterable[str]) -> list[str]:
     """The files and folders at these relative paths that git does not have, and a checkout lacks.
 
     Each can be copied into a checkout by itself: a folder is not there yet, a file's folder is.
-    Raises SweepError for a path that leaves the project: a copy of it would not have that.
+    Raises ParamsError for a path that leaves the project: a copy of it would not have that.
     """
     found: set[Path] = set()
     for path in sorted({path for path in paths if not Path(path).is_absolute()}):
         if os.path.normpath(path).startswith(".."):
-            raise SweepError(
+            raise ParamsError(
                 f"corpus.path: found {path}, outside of the project; "
                 "allowed: a path inside it, or an absolute one"
             )
@@ -103,7 +88,7 @@ class Revision:
     def __init__(self, name: str) -> None:
         self.name, self.cache = name, DvcCache()
         self.commit = resolve(name)
-        self._outputs = {out["path"]: out["md5"] for out in locked_outputs(self)}
+        self._outputs = {out["path"]: out["md5"] for out in outputs(read_lock(self))}
 
     def read(self, path: str) -> bytes | None:
         done = subprocess.run(
@@ -146,7 +131,8 @@ class Revision:
     def _added(self, dvc_file: PurePosixPath, folder: PurePosixPath) -> dict[str, str]:
         """{path in the folder: md5} of what a .dvc file in it says that `dvc add` keeps."""
         files: dict[str, str] = {}
-        for out in parse_yaml(self.read(str(dvc_file)) or b"", str(dvc_file)).get("outs", []):
+        data, remedy = self.read(str(dvc_file)) or b"", "allowed: as `dvc add` writes it"
+        for out in parse_yaml(data, dvc_file, ReportError, remedy).get("outs", []):
             target = str((dvc_file.parent / out["path"]).relative_to(folder))
             inner = self.cache.listing(out["md5"]) if out["md5"].endswith(".dir") else {}
             files |= {f"{target}/{name}": held for name, held in inner.items()}
@@ -206,18 +192,11 @@ def _file_md5(path: Path) -> str:
 
 
 def read_lock(tree: Tree) -> dict[str, Any]:
-    """The stages of dvc.lock."""
-    data = tree.read("dvc.lock")
+    """The stages of dvc.lock at that time."""
+    data = tree.read(LOCK.as_posix())
     if data is None:
-        raise ReportError(f"dvc.lock: not found in {tree.name}; run `dvc repro`")
-    stages = parse_yaml(data, "dvc.lock").get("stages")
-    if not isinstance(stages, dict):
-        raise ReportError("dvc.lock: found no stages; run `dvc repro`")
-    return stages
-
-
-def locked_outputs(tree: Tree) -> list[dict[str, Any]]:
-    return [out for stage in read_lock(tree).values() for out in stage.get("outs", [])]
+        raise ReportError(f"{LOCK}: not found in {tree.name}; run `dvc repro`")
+    return parse_lock(data)
 
 
 def value_at(values: Any, key: str) -> Any:
@@ -225,24 +204,3 @@ def value_at(values: Any, key: str) -> Any:
     for part in key.split("."):
         values = values.get(part) if isinstance(values, dict) else None
     return values
-
-
-def producer_of(lock: dict[str, Any], path: str) -> str | None:
-    """The stage that makes a file or folder, alone or inside a folder; None where none does."""
-    for stage, entry in lock.items():
-        if any(f"{path}/".startswith(f"{out['path']}/") for out in entry.get("outs", [])):
-            return stage
-    return None
-
-
-def upstream(lock: dict[str, Any], path: str) -> list[str]:
-    """The stages behind an output, itself included, in the order of the lock."""
-    wanted: set[str] = set()
-    paths = [path]
-    while paths:
-        target = paths.pop()
-        stage = producer_of(lock, target)
-        if stage and stage not in wanted:
-            wanted.add(stage)
-            paths += [dep["path"] for dep in lock[stage].get("deps", [])]
-    return [stage for stage in lock if stage in wanted]

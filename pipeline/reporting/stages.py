@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from pipeline.errors import ReportError
+from pipeline.storage import parse_yaml
 
 DVC_FILE = Path("dvc.yaml")
 CODE = (".py", ".j2")  # the endings of deps that are code
@@ -34,9 +33,10 @@ class Stage:
 def read_stages(path: Path = DVC_FILE) -> list[Stage]:
     """The stages in the order of dvc.yaml."""
     try:
-        stages = YAML(typ="safe", pure=True).load(path)["stages"]
+        data = path.read_bytes()
     except FileNotFoundError:
         raise ReportError(f"{path}: not found; run from the project's top folder") from None
+    stages = parse_yaml(data, path, ReportError, "allowed: stages")["stages"]
     return [
         Stage(
             name,

@@ -27,11 +27,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import SweepError
-from pipeline.params import PARAMS_FILE, check_params, read_params, yaml_problem
+from pipeline.params import PARAMS_FILE, check_params, read_params
 from pipeline.paths import CACHE
 from pipeline.reporting.revisions import value_at
 from pipeline.reporting.sweep_record import short_names
-from pipeline.storage import read_json, sha256_json, write_json
+from pipeline.storage import parse_yaml, read_json, sha256_json, write_json
 
 FILES = Path("sweeps")
 PLANS = CACHE / "sweeps"
@@ -84,19 +84,18 @@ def plan_from_file(name: str, threads: int) -> Plan:
     """The sweep that sweeps/NAME.yaml describes; raises SweepError or ParamsError."""
     path = FILES / f"{name}.yaml"
     try:
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError:
         there = ", ".join(sorted(file.stem for file in FILES.glob("*.yaml"))) or "none"
         raise SweepError(
             f"{path}: not found; allowed: a sweep of {FILES}/ ({there}), or settings by -S"
         ) from None
-    except (UnicodeDecodeError, YAMLError) as error:
-        raise SweepError(f"{path}: not valid YAML: {yaml_problem(error)}") from None
     kinds = {"description": str, "base": dict, "runs": list, "grid": dict}
     words = {str: "text", dict: "settings, as {train.max_steps: 400}", list: "a list of settings"}
-    if not isinstance(values, dict) or not values.keys() <= kinds.keys():
-        found = ", ".join(map(str, values)) if isinstance(values, dict) else repr(values)
-        raise SweepError(f"{path}: found {found}; allowed: {', '.join(kinds)}")
+    allowed = f"allowed: {', '.join(kinds)}"
+    values = parse_yaml(data, path, SweepError, allowed)
+    if not values.keys() <= kinds.keys():
+        raise SweepError(f"{path}: found {', '.join(map(str, values))}; {allowed}")
     for key, value in values.items():
         if not isinstance(value, kinds[key]):
             raise SweepError(f"{path}: {key}: found {value!r}; allowed: {words[kinds[key]]}")

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -49,6 +49,8 @@ from pipeline.training.schedule import lr_at
 from pipeline.training.sharding import whole
 
 MUON_MOMENTUM = 0.95
+SAVE_INTERVAL = 60.0  # seconds between saves, where they take less than
+SAVE_SHARE = 0.05  # of the time between them
 # the Trainer's fields that a resumed run takes over as they are
 KEPT = (
     "step",
@@ -305,17 +307,24 @@ class Interrupted(Exception):  # noqa: N818 - a request, no error
 
 
 def fit(
-    trainer: Trainer, hooks: Hooks, outputs: Outputs, resume: ResumeState, save_interval: float
+    trainer: Trainer,
+    hooks: Hooks,
+    outputs: Outputs,
+    resume: ResumeState,
+    save_interval: float | Literal["auto"],
 ) -> None:
     """Train to the end, writing best.pt, last.pt, train.csv and samples as they come.
 
-    save_interval: seconds between saves of the resume state. Raises Interrupted after a requested
-    stop, TrainingError for a loss that is not finite.
+    save_interval: seconds between saves of the resume state; auto: so many that large models too
+    spend their time on training. Raises Interrupted after a requested stop, TrainingError for a
+    loss that is not finite.
     """
+    interval = SAVE_INTERVAL if save_interval == "auto" else save_interval
     params, ranks = trainer.params, trainer.ranks
     if ranks.first:
         trainer.history.write_csv(outputs.train_csv)
         write_text(outputs.samples_txt, format_samples(trainer.samples))
+    trainer.settle()
     saved = time.monotonic()
     if trainer.pretrained and trainer.step == 0:
         _look_at_val(trainer, hooks, outputs)
@@ -348,11 +357,14 @@ def fit(
             _save_checkpoint(trainer, outputs.checkpoints / name)
             trainer.kept.append(name)
         hooks.on_step(trainer)
-        due = time.monotonic() - saved >= save_interval
+        due = time.monotonic() - saved >= interval
         stop, due = ranks.any(hooks.stop_requested(), due)
         if stop or due:
+            began = time.monotonic()
             _save_state(trainer, outputs, resume)
             saved = time.monotonic()
+            if save_interval == "auto":
+                interval = max(SAVE_INTERVAL, (saved - began) / SAVE_SHARE)
             if stop:
                 raise Interrupted
     _save_checkpoint(trainer, outputs.checkpoints / "last.pt", with_optimizer=True)

@@ -82,50 +82,12 @@ def run(params: Params, ranks: Ranks, threads: int) -> None:
         pretrained=init_from is not None,
     )
     show = Show(params.train.max_steps, quiet=not ranks.first)
-    several = f", {ranks.size} processes ({params.train.parallel})" if ranks.size > 1 else ""
-    show.line(f"{runtime.describe()}{several}")
-    if params.train.warmup_steps > params.train.max_steps:
-        reached = params.train.max_steps / params.train.warmup_steps
-        show.line(
-            f"note: train.warmup_steps ({params.train.warmup_steps}) is more than train.max_steps "
-            f"({params.train.max_steps}): the rate ends at {reached:.0%} of train.lr"
-        )
-    padded = params.train.batch_order == "documents"
-    show.line(
-        f"{model.count_parameters():,} parameters, {model.flops_per_token():,} FLOPs per token, "
-        f"{'up to ' * padded}{tokens_per_step:,} tokens per step, "
-        f"{len(train_tokens):,} train tokens"
-    )
-    trainer.settle()
+    _announce(trainer, params, len(train_tokens), show)
     _take_up(trainer, resume, show)
     CHECKPOINTS.mkdir(parents=True, exist_ok=True)
     stopping = stop_on_signals(STOP_SIGNALS)
     call_at_end_of_starter(lambda: stopping.append(signal.SIGTERM))
-
-    def validate(model: GPT) -> float:
-        return score_split(
-            model,
-            val_tokens,
-            overlap=0.0,
-            batch_size=val_batch_size,
-            autocast=runtime.autocast,
-            name="val",
-            most_windows=params.train.eval_batches * val_batch_size,
-        ).loss
-
-    def sample(model: GPT, step: int) -> str:
-        prompt = prompt_ids(tokenizer, params.train.sample_prompt)
-        (ids,) = generate(
-            model,
-            prompt,
-            max_new_tokens=params.train.sample_tokens,
-            temperature=0.8,
-            top_k=50,
-            seed=seed_for(params.train.seed, "sample", step),
-        )
-        return tokenizer.decode(prompt + ids)
-
-    hooks = Hooks(validate, sample, show.step, show.line, lambda: bool(stopping))
+    hooks = _hooks(params, tokenizer, val_tokens, val_batch_size, runtime, show, stopping)
     outputs = Outputs(CHECKPOINTS, HISTORY, SAMPLES)
     try:
         with show:
@@ -138,7 +100,8 @@ def run(params: Params, ranks: Ranks, threads: int) -> None:
         if isinstance(error, UserError) or not stopping:
             raise
         # Ctrl-C reaches what a step has started too: the compiler of a first one
-        show.line(f"stopped in step {trainer.step}, before its end: {type(error).__name__}")
+        begun = f"in step {trainer.step}, before its end" if trainer.step else "before step 1"
+        show.line(f"stopped {begun}: {type(error).__name__}")
         raise typer.Exit(130) from None
     if not ranks.first:
         return
@@ -210,6 +173,25 @@ def _loaded_code() -> dict[str, str]:
     return {name: sha256_file(Path(file)) for name, file in modules.items()}
 
 
+def _announce(trainer: Trainer, params: Params, train_tokens: int, show: Show) -> None:
+    """The lines before the first step: how it computes, and how much."""
+    settings, model, ranks, batches = params.train, trainer.model, trainer.ranks, trainer.batches
+    several = f", {ranks.size} processes ({settings.parallel})" if ranks.size > 1 else ""
+    show.line(f"{trainer.runtime.describe()}{several}")
+    if settings.warmup_steps > settings.max_steps:
+        show.line(
+            f"note: train.warmup_steps ({settings.warmup_steps}) is more than train.max_steps "
+            f"({settings.max_steps}): the rate ends at "
+            f"{settings.max_steps / settings.warmup_steps:.0%} of train.lr"
+        )
+    up_to = "up to " if settings.batch_order == "documents" else ""
+    show.line(
+        f"{model.count_parameters():,} parameters, {model.flops_per_token():,} FLOPs per token, "
+        f"{up_to}{batches.sequences_per_step * batches.block_size:,} tokens per step, "
+        f"{train_tokens:,} train tokens"
+    )
+
+
 def _take_up(trainer: Trainer, resume: ResumeState, show: Show) -> None:
     """Go on from the newest whole state, where an interrupted run has left one."""
     ranks = trainer.ranks
@@ -227,6 +209,43 @@ def _take_up(trainer: Trainer, resume: ResumeState, show: Show) -> None:
             f"its state is of {state['processes']} processes, now there are {ranks.size}: the "
             "same training, but the bytes will differ from those of one number throughout"
         )
+
+
+def _hooks(
+    params: Params,
+    tokenizer: Tokenizer,
+    val_tokens: TokenStream,
+    val_batch_size: int,
+    runtime: Runtime,
+    show: Show,
+    stopping: list[int],
+) -> Hooks:
+    """What the loop asks: looks at val, samples, lines to show, whether a signal came."""
+
+    def validate(model: GPT) -> float:
+        return score_split(
+            model,
+            val_tokens,
+            overlap=0.0,
+            batch_size=val_batch_size,
+            autocast=runtime.autocast,
+            name="val",
+            most_windows=params.train.eval_batches * val_batch_size,
+        ).loss
+
+    def sample(model: GPT, step: int) -> str:
+        prompt = prompt_ids(tokenizer, params.train.sample_prompt)
+        (ids,) = generate(
+            model,
+            prompt,
+            max_new_tokens=params.train.sample_tokens,
+            temperature=0.8,
+            top_k=50,
+            seed=seed_for(params.train.seed, "sample", step),
+        )
+        return tokenizer.decode(prompt + ids)
+
+    return Hooks(validate, sample, show.step, show.line, lambda: bool(stopping))
 
 
 def _facts(

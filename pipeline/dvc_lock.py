@@ -1,0 +1,44 @@
+"""dvc.lock: what each stage read and wrote when it last ran, by the md5 that DVC names it by."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ReportError
+from pipeline.storage import parse_yaml
+
+LOCK = Path("dvc.lock")
+
+
+def parse_lock(data: bytes) -> dict[str, Any]:
+    """The stages of the file's bytes; raises ReportError where it holds none."""
+    remedy = "run `dvc repro`"
+    stages = parse_yaml(data, LOCK, ReportError, remedy).get("stages")
+    if not isinstance(stages, dict):
+        raise ReportError(f"{LOCK}: found no stages; {remedy}")
+    return stages
+
+
+def outputs(lock: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entries of all that the stages wrote."""
+    return [out for stage in lock.values() for out in stage.get("outs", [])]
+
+
+def producer_of(lock: dict[str, Any], path: str) -> str | None:
+    """The stage that makes a file or folder, alone or inside a folder; None where none does."""
+    for stage, entry in lock.items():
+        if any(f"{path}/".startswith(f"{out['path']}/") for out in entry.get("outs", [])):
+            return stage
+    return None
+
+
+def upstream(lock: dict[str, Any], path: str) -> list[str]:
+    """The stages behind an output, itself included, in the order of the lock."""
+    wanted: set[str] = set()
+    paths = [path]
+    while paths:
+        target = paths.pop()
+        stage = producer_of(lock, target)
+        if stage and stage not in wanted:
+            wanted.add(stage)
+            paths += [dep["path"] for dep in lock[stage].get("deps", [])]
+    return [stage for stage in lock if stage in wanted]
