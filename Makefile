@@ -41,15 +41,15 @@ $(EXTRAS): $(READY)
 	@touch $@
 
 repro: $(READY) $(PLOTS) ## Run every stage that is due: raw text to README
-	$(BIN)/dvc repro
+	$(BIN)/python -m dvc repro
 
 report: $(READY) ## Rewrite report.html, figures, results, the README's sections from the last run
-	$(BIN)/dvc repro --single-item --force report
+	$(BIN)/python -m dvc repro --single-item --force report
 
 sweep: $(READY) ## Run a sweep and write its table: make sweep NAME=width WORKERS=2
 	$(BIN)/python -m pipeline sweep run $(NAME) --workers $(WORKERS)
 	$(BIN)/python -m pipeline sweep table $(NAME)
-	@if [ -d data/checkpoints ]; then $(BIN)/dvc repro --single-item report; \
+	@if [ -d data/checkpoints ]; then $(BIN)/python -m dvc repro --single-item report; \
 	  else echo "report.html is due: make repro"; fi
 
 bench: $(READY) ## Measure speed, beside nanoGPT's too: make bench PEER=../nanoGPT
@@ -62,9 +62,9 @@ test-all: $(EXTRAS) lint ## Check style and types, run all tests, the slow proof
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY) ## Check style and types alone
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 
 demo: $(EXTRAS) ## Serve a page on this machine to try the best checkpoint
 	$(BIN)/python -m pipeline demo
@@ -72,7 +72,7 @@ demo: $(EXTRAS) ## Serve a page on this machine to try the best checkpoint
 remote: $(READY) ## Share results through a folder, s3:// or ssh://: make remote REMOTE=...
 	@[ -n '$(strip $(REMOTE))' ] || { \
 	  echo "make: REMOTE: found nothing; allowed: a folder, s3://... or ssh://..." >&2; exit 1; }
-	@$(BIN)/dvc remote add --quiet --local --default --force shared '$(REMOTE)'
+	@$(BIN)/python -m dvc remote add --quiet --local --default --force shared '$(REMOTE)'
 	@echo "dvc push and dvc pull now go to $(REMOTE)"
 
 clean: ## Remove .venv and the tools' caches; results, data and unfinished runs stay

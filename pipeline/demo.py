@@ -57,9 +57,12 @@ def demo(
 
     pretrained = load_pretrained(checkpoint)
     runtime.place(pretrained.model, params.train)
-    print(f"the page is at http://{host}:{port}, until Ctrl-C", flush=True)
+    shown = f"[{host}]" if ":" in host else host
+    print(f"the page is at http://{shown}:{port}, until Ctrl-C", flush=True)
+    for name in ("NO_PROXY", "no_proxy"):  # gradio asks its own page whether it is up
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), *LOOPBACK]))
     build_page(pretrained, params.sample.prompt).launch(
-        server_name=host,
+        server_name=shown,
         server_port=port,
         app_kwargs={"middleware": _own_names_only()} if host in LOOPBACK else None,
         **launch_settings(),

@@ -141,7 +141,7 @@ def parse_yaml(
         )
     try:
         values = YAML(typ="safe", pure=True).load(text)
-    except YAMLError as problem:
+    except (YAMLError, ValueError, RecursionError) as problem:
         raise error(f"{path}: not valid YAML: {_yaml_problem(problem)}") from None
     if not isinstance(values, dict):
         found = "nothing" if values is None else reprlib.repr(values)
@@ -157,7 +157,7 @@ def _merge_conflict(text: str) -> int | None:
     return next(number for number, line in enumerate(lines, 1) if line.startswith("<<<<<<<"))
 
 
-def _yaml_problem(error: YAMLError) -> str:
+def _yaml_problem(error: Exception) -> str:
     """What is wrong with a YAML text, and in which line."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     if mark is None or not problem:

@@ -4,8 +4,10 @@ A real scheduler and real workers, started as a user starts them, on free ports 
 """
 
 import hashlib
+import http.server
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +108,37 @@ def test_a_scheduler_lost_at_work_is_one_line(scheduler: str) -> None:
             process.kill()
     with pytest.raises(CorpusError, match=rf"^log\.scheduler: {scheduler} was lost at work[^\n]*$"):
         list(results)
+
+
+@pytest.mark.slow
+def test_workers_lost_at_work_are_one_line(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.corpus.cluster.CONNECT_SECONDS", 3)
+    jobs = [Job("train", [Piece(words(500), True)])] * 200
+    results = encoded_by_cluster(byte_tokenizer(), jobs, True, scheduler)
+    next(results)
+    for process in psutil.Process().children():
+        if "distributed.cli.dask_worker" in process.cmdline():
+            process.kill()
+    with pytest.raises(CorpusError, match=rf"^log\.scheduler: {scheduler} was lost at work[^\n]*$"):
+        list(results)
+
+
+@pytest.mark.slow
+def test_what_is_no_scheduler_is_one_line(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.corpus.cluster.CONNECT_SECONDS", 2)
+    children = psutil.Process().children()
+    worker = next(c for c in children if "distributed.cli.dask_worker" in c.cmdline())
+    ports: list[int] = []
+    while not ports:  # it is starting
+        ports = [c.laddr.port for c in worker.net_connections() if c.status == "LISTEN"]
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler
+    ) as page:
+        threading.Thread(target=page.serve_forever, daemon=True).start()
+        for port in (ports[0], page.server_port):
+            with pytest.raises(CorpusError, match=rf":{port}, where no Dask scheduler answers"):
+                next(encoded_by_cluster(byte_tokenizer(), [], True, f"tcp://127.0.0.1:{port}"))
+        page.shutdown()
 
 
 def test_the_brackets_of_an_ipv6_address_are_not_its_hosts() -> None:

@@ -115,7 +115,7 @@ def test_a_missing_section_and_broken_yaml_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("a:\n<<<<<<< HEAD\n  b: 1\n=======\n>>>>>>> other\n")
     with pytest.raises(ParamsError, match=r"params\.yaml: line 2: a merge conflict; choose the"):
         load_params(tmp_path / "params.yaml")
-    for text in ("train: [", "a: 1\na: 2", "- 1", ""):
+    for text in ("train: [", "a: 1\na: 2", "- 1", "", "a: 2024-13-45", "a: !!int x", "[" * 2000):
         (tmp_path / "params.yaml").write_text(text)
         with pytest.raises(ParamsError) as caught:
             load_params(tmp_path / "params.yaml")

@@ -100,6 +100,7 @@ def test_the_plan_is_found_again_as_it_was() -> None:
         (["train.lr"], "-S train.lr: found no value; allowed: key=a,b"),
         (["train.lr=1e-3"], "-S: found one value for every key"),
         (["train.lr=[1,2"], "-S train.lr=[1,2: not valid YAML"),
+        (["train.sample_prompt=2024-13-45"], "-S train.sample_prompt=2024-13-45: not valid YAML"),
     ],
 )
 def test_a_wrong_flag_is_one_line_before_anything_runs(flags: list[str], message: str) -> None:

@@ -141,6 +141,19 @@ def test_a_rerun_in_a_clone_gives_identical_bytes(finished: Path) -> None:
     assert "note: data/own/words.txt is in neither git nor DVC: another clone" in done.stdout
 
 
+def test_a_clone_has_a_text_by_the_byte_and_no_file_managers_notes(
+    finished: Path, tmp_path: Path
+) -> None:
+    text = b"one\r\ntwo\r\n"
+    (finished / "data/own/windows.txt").write_bytes(text)
+    for folder in ("data/own", "data/init", "reports"):
+        (finished / folder / ".DS_Store").write_bytes(b"\0")
+    commit(finished, "A text with Windows' line ends")
+    run(tmp_path, "git", "clone", "-q", str(finished), "clone")
+    assert (tmp_path / "clone/data/own/windows.txt").read_bytes() == text
+    assert list((tmp_path / "clone").rglob(".DS_Store")) == []
+
+
 def test_what_another_clone_lacks_is_named(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(finished)
     assert _lacking_elsewhere() == ""

@@ -14,7 +14,7 @@ from pipeline.reporting.sweep_table import as_section
 
 ROOT = Path(__file__).parent.parent
 COPIED = (
-    "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "README.md",
+    "dvc.yaml", "params.yaml", ".dvcignore", ".gitattributes", ".gitignore", "README.md",
     ".dvc/config", ".dvc/.gitignore",
 )  # fmt: skip
 TINY = {

@@ -5,7 +5,9 @@ jobs, which come back in their order: the bytes are those of one machine. Only s
 under way. The workers need this project installed at the same versions, and no access to the text.
 """
 
+import asyncio
 import socket
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError
@@ -49,7 +51,7 @@ def encoded_by_cluster(
         ) from None
     encoder = Encoder(tokenizer.to_json(), end_documents)
     pending: deque[Future] = deque()
-    with Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False) as client:
+    with _connected(scheduler) as client:
         try:
             client.register_plugin(encoder)
             client.wait_for_workers(1, timeout=CONNECT_SECONDS)
@@ -64,14 +66,49 @@ def encoded_by_cluster(
                 # not pure: equal jobs are different ones
                 pending.append(client.submit(encode_on_worker, encoder.name, job, pure=False))
                 if len(pending) >= JOBS_PER_WORKER * max(1, sum(client.ncores().values())):
-                    yield pending.popleft().result()
+                    yield _result(pending.popleft(), client)
             while pending:
-                yield pending.popleft().result()
+                yield _result(pending.popleft(), client)
         except (KilledWorker, CommClosedError, CancelledError, TimeoutError) as error:
             raise CorpusError(
                 f"log.scheduler: {scheduler} was lost at work, or its workers "
                 f"({type(error).__name__}); allowed: a cluster that stays, or null"
             ) from None
+
+
+def _connected(scheduler: str) -> Client:
+    """A client; raises CorpusError where what answers is no scheduler.
+
+    In a thread of its own, as at a port of something else the client's timeout is not kept.
+    """
+    made: list[Client | Exception] = []
+
+    def connect() -> None:
+        try:
+            made.append(Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False))
+        except Exception as error:  # a worker, or another protocol, answers in any way
+            made.append(error)
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(2 * CONNECT_SECONDS)
+    if not made or isinstance(made[0], Exception):
+        reason = next(iter(str(made[0]).splitlines()), "no reason") if made else "nothing it knows"
+        raise CorpusError(
+            f"log.scheduler: found {scheduler}, where no Dask scheduler answers ({reason}); "
+            "allowed: its address, or null"
+        )
+    return made[0]
+
+
+def _result(future: Future, client: Client) -> Encoded:
+    """What a job gave; raises TimeoutError where no worker is left to do it."""
+    while True:
+        try:
+            return future.result(timeout=CONNECT_SECONDS)  # type: ignore[no-any-return]
+        except (TimeoutError, asyncio.TimeoutError):  # one from Python 3.11 on
+            if not client.ncores():
+                raise TimeoutError from None
 
 
 def encode_on_worker(encoder: str, job: Job) -> Encoded:

@@ -240,7 +240,7 @@ def build_model(tensors: Mapping[str, Any], stated: dict[str, Any]) -> GPT:
             )
     if unknown := sorted(set(state) - set(wanted)):
         raise CheckpointError(f"{unknown[0]}: unknown tensor; known: {', '.join(wanted)[:200]}, …")
-    if config.vocab_size == NANOGPT_VOCAB_SIZE:
+    if config.architecture == "gpt2" and config.vocab_size == NANOGPT_VOCAB_SIZE:
         config = replace(config, vocab_size=GPT2_VOCAB_SIZE)
         for name in ("wte.weight", "lm_head.weight"):
             state[name] = state[name][:GPT2_VOCAB_SIZE]

@@ -125,7 +125,7 @@ def plan_from_flags(name: str, flags: Sequence[str], threads: int) -> Plan:
             raise SweepError(f"-S {flag}: found no value; allowed: key=a,b as train.lr=1e-3,5e-4")
         try:
             choices = YAML(typ="safe", pure=True).load(StringIO(f"[{text}]"))
-        except YAMLError:
+        except (YAMLError, ValueError, RecursionError):
             raise SweepError(f"-S {flag}: not valid YAML; allowed: key=a,b") from None
         if key in base or key in grid:
             raise SweepError(f"-S {key}: found twice; allowed: once, with all its values: key=a,b")

@@ -93,12 +93,13 @@ class Queue:
             info = json.loads(Path(self._queue.get_infofile_path(rev)).read_text("utf-8"))
         except (OSError, ValueError):
             return Running(None, None, time.time())
+        folder = Path(info["root_dir"], info.get("wdir") or "")
         process = self._queue.proc.get(rev)
         if process is None:
-            return Running(Path(info["root_dir"]), None, time.time())
+            return Running(folder, None, time.time())
         written = Path(process.stdout).with_suffix(".pid")  # when it starts, and when it ends
         started = written.stat().st_mtime if written.is_file() else time.time()
-        return Running(Path(info["root_dir"]), process.pid, started)
+        return Running(folder, process.pid, started)
 
     def workers(self) -> int:
         """How many workers there are, busy or not; asks them, which takes a second."""
