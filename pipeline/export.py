@@ -40,7 +40,8 @@ def export(
     """Write a model for use elsewhere.
 
     hf: weights, config, tokenizer and model card, as AutoModelForCausalLM and AutoTokenizer open
-    them without a network. safetensors: weights with settings and tokenizer, which init_from and
+    them without a network; a canon model brings its own code, which trust_remote_code=True lets
+    run. safetensors: weights with settings and tokenizer, which init_from and
     generate read, and lineage. space: the demo page with the model in it, to push to a Hugging
     Face Space as it is.
 
@@ -101,7 +102,7 @@ def write_hf(folder: Path, pretrained: "Pretrained") -> None:
     """What AutoModelForCausalLM and AutoTokenizer open, and a model card."""
     from pipeline.corpus.hf import to_hf_tokenizer_json
     from pipeline.corpus.tokenizers import END_OF_TEXT
-    from pipeline.model.huggingface import hf_config, to_hf
+    from pipeline.model.huggingface import CANON_CODE, hf_config, to_hf
     from pipeline.model.pretrained import TOKENIZER_FILE
     from pipeline.model.tensor_file import save_safetensors
     from pipeline.reporting import card
@@ -122,7 +123,10 @@ def write_hf(folder: Path, pretrained: "Pretrained") -> None:
     write_json(folder / TOKENIZER_FILE, tokenizer.to_json())
     rows = card.facts(model.config, model.count_parameters(), tokenizer.kind)
     sha256, origin = _write_lineage(folder, pretrained)
-    write_text(folder / "README.md", card.model_card(rows, origin, sha256))
+    canon = model.config.architecture == "canon"
+    for name in CANON_CODE if canon else ():
+        shutil.copyfile(PACKAGE / "model" / name, folder / name)
+    write_text(folder / "README.md", card.model_card(rows, origin, sha256, own_code=canon))
 
 
 SPACE_README = """---

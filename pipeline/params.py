@@ -96,7 +96,7 @@ class PrepareParams(Section):
 class ModelParams(Section):
     """The network's shape."""
 
-    architecture: Literal["gpt2", "modern"]
+    architecture: Literal["gpt2", "modern", "canon"]
     size: Literal["custom", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
     n_layer: Count
     n_head: Count
@@ -121,7 +121,7 @@ class ModelParams(Section):
                 f"n_head: found {self.n_head}; allowed: a divisor of n_embd "
                 f"({self.n_embd}), as {', '.join(map(str, divisors))}"
             )
-        if self.architecture == "modern" and (self.n_embd // self.n_head) % 2:
+        if self.architecture != "gpt2" and (self.n_embd // self.n_head) % 2:
             raise ValueError(
                 f"n_head: found {self.n_head}; allowed: one that makes the head size "
                 f"n_embd / n_head even, as RoPE turns pairs of channels"

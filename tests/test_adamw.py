@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.corpus.batches import Batches
-from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.model.gpt import ARCHITECTURES, GPT, GPTConfig
 from pipeline.params import TrainParams, load_params
 from pipeline.training.adamw import CompiledAdamW, with_copies
 from pipeline.training.loop import Trainer
@@ -81,7 +81,7 @@ def test_a_copy_gives_the_gradient_and_follows_the_weight(grad_clip: float) -> N
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "modern"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_copies_give_autocasts_loss_and_gradients_to_the_bit(architecture: str) -> None:
     model = GPT(GPTConfig(architecture, 2, 2, 32, 16, 50))
     model.initialise(3)

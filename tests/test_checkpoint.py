@@ -12,7 +12,7 @@ from tiny_project import ROOT, environment
 
 from pipeline import GPT, load_checkpoint
 from pipeline.errors import CheckpointError
-from pipeline.model.gpt import GPTConfig
+from pipeline.model.gpt import ARCHITECTURES, GPTConfig
 from pipeline.model.tensor_file import save_tensors
 from pipeline.training.checkpoint import checkpoint_payload
 
@@ -32,7 +32,7 @@ def save(path: Path, gpt: GPT) -> None:
     )
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "modern"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_loaded_model_is_the_saved_one(tmp_path: Path, architecture: str) -> None:
     gpt = model(architecture).eval()
     save(tmp_path / "a.pt", gpt)

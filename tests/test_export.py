@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from fresh_project import contents
 
 from pipeline.__main__ import main
 from pipeline.corpus.tokenizers import Tokenizer, byte_tokenizer, char_tokenizer, train_bpe
-from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.evaluation.sampling import generate
+from pipeline.model.gpt import ARCHITECTURES, GPT, GPTConfig
+from pipeline.model.pretrained import load_pretrained
 from pipeline.model.tensor_file import save_tensors
 from pipeline.storage import sha256_file
 from pipeline.training.checkpoint import checkpoint_payload
@@ -55,11 +58,24 @@ def offline(script: str, *arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
+CANON = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
+x = (torch.arange(70) % 60)[None, :64]
+loss = model(x, labels=x).loss.item()
+ids = model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=20, do_sample=False).tolist()[0]
+try:
+    model(x, attention_mask=torch.arange(64)[None] > 3)
+except ValueError as error:
+    print(json.dumps([loss, ids, str(error)]))
+"""
 LOAD = """
 import json, sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+own = {"trust_remote_code": True} if "Canon" in sys.argv[3] else {}
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], **own)
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], **own)
 ids = tokenizer(sys.argv[2])["input_ids"]
 inputs = tokenizer(sys.argv[2], return_tensors="pt")
 logits = model(inputs["input_ids"]).logits[0, -1].tolist()
@@ -71,6 +87,7 @@ print(json.dumps([name, ids, text, eos, logits]))
 @pytest.mark.parametrize(
     ("architecture", "kind", "name"),
     [("gpt2", "bpe", "GPT2LMHeadModel"), ("modern", "bpe", "NanoChatForCausalLM"),
+     ("canon", "bpe", "CanonForCausalLM"),
      pytest.param("modern", "char", "NanoChatForCausalLM", marks=pytest.mark.slow),
      pytest.param("gpt2", "byte", "GPT2LMHeadModel", marks=pytest.mark.slow)],
 )  # fmt: skip
@@ -82,7 +99,7 @@ def test_transformers_opens_it_offline_by_its_auto_classes(
     assert main(["export", "out", "--checkpoint", "best.pt"]) == 2  # not where it was made
     assert main(["export", str(tmp_path / "o"), "--checkpoint", str(tmp_path / "best.pt")]) == 0
     opened, ids, decoded, eos, logits = json.loads(
-        offline(LOAD, str(tmp_path / "o"), text, cwd=tmp_path)
+        offline(LOAD, str(tmp_path / "o"), text, name, cwd=tmp_path)
     )
     assert opened == name
     assert ids == tokenizer.encode(text).tolist()
@@ -90,6 +107,33 @@ def test_transformers_opens_it_offline_by_its_auto_classes(
     assert eos == tokenizer.eot_id
     ours = model(torch.tensor([ids]))[0][0, -1]
     torch.testing.assert_close(torch.tensor(logits), ours, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["hf", "safetensors"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_export_is_read_back_as_the_same_model(
+    architecture: str, form: str, tmp_path: Path
+) -> None:
+    model = checkpoint(tmp_path / "best.pt", architecture, TOKENIZERS["bpe"])
+    source = ["--checkpoint", str(tmp_path / "best.pt")]
+    assert main(["export", "--to", form, str(tmp_path / "out"), *source]) == 0
+    same = load_pretrained(str(tmp_path / "out")).model
+    assert replace(same.config, bias=True) == model.config  # gpt2 has them, the others no place
+    x = torch.arange(20)[None]
+    assert torch.equal(same(x)[0], model(x)[0])
+
+
+def test_a_canon_model_in_transformers_has_our_loss_and_refuses_padding_it_cannot_mask(
+    tmp_path: Path,
+) -> None:
+    model = checkpoint(tmp_path / "best.pt", "canon", TOKENIZERS["bpe"])
+    assert main(["export", str(tmp_path / "o"), "--checkpoint", str(tmp_path / "best.pt")]) == 0
+    loss, ids, refused = json.loads(offline(CANON, str(tmp_path / "o"), cwd=tmp_path))
+    x = torch.arange(70)[None] % 60
+    assert loss == pytest.approx(model(x[:, :63], x[:, 1:64])[1].item(), rel=1e-5)
+    (greedy,) = generate(model, [1, 2, 3], max_new_tokens=20, temperature=0, top_k=0, seed=1)
+    assert ids == [1, 2, 3, *greedy]
+    assert refused == "padding on the left: found some; allowed: on the right, or none"
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -205,9 +249,10 @@ print([component.label for component in app.demo.blocks.values() if getattr(comp
 
 
 @pytest.mark.slow
-def test_a_space_builds_its_page_from_its_own_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", ["modern", "canon"])
+def test_a_space_builds_its_page_from_its_own_folder(tmp_path: Path, architecture: str) -> None:
     pytest.importorskip("gradio", reason="needs the extra demo")
-    checkpoint(tmp_path / "best.pt", "modern", TOKENIZERS["bpe"])
+    checkpoint(tmp_path / "best.pt", architecture, TOKENIZERS["bpe"])
     space = tmp_path / "space"
     arguments = ["--to", "space", str(space), "--checkpoint", str(tmp_path / "best.pt")]
     assert main(["export", *arguments]) == 0

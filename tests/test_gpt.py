@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.model.gpt import GPT, HEAD_BLOCK, QUERY_BLOCK, GPTConfig
+from pipeline.model.gpt import (
+    ARCHITECTURES,
+    CANON_TAPS,
+    GPT,
+    HEAD_BLOCK,
+    QUERY_BLOCK,
+    Canon,
+    GPTConfig,
+    rms_norm,
+)
 
 SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 16, "vocab_size": 61}
 
@@ -24,7 +33,7 @@ def ids(batch: int = 3, tokens: int = 16) -> torch.Tensor:
     return torch.randint(0, 61, (batch, tokens), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "modern"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("kernel", ["sdpa", "matmul"])
 def test_no_position_sees_a_later_one(architecture: str, kernel: str) -> None:
     model = randomised(architecture)
@@ -38,7 +47,7 @@ def test_no_position_sees_a_later_one(architecture: str, kernel: str) -> None:
 
 
 @pytest.mark.parametrize("tokens", [16, 2 * QUERY_BLOCK + 3])
-@pytest.mark.parametrize("architecture", ["gpt2", "modern"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_both_attention_kernels_give_the_same_gradients(architecture: str, tokens: int) -> None:
     gradients = []
     for kernel in ("sdpa", "matmul"):
@@ -70,6 +79,49 @@ def test_a_tied_weights_gradient_is_the_sum_of_both_uses() -> None:
     apart = model.lm_head(model.features(x))
     F.cross_entropy(apart.flatten(0, 1), ids().flatten()).backward()
     torch.testing.assert_close(found, model.wte.weight.grad)
+
+
+def test_a_canon_layer_is_a_depthwise_convolution_of_what_came_before() -> None:
+    canon = Canon(GPTConfig("canon", **SHAPE))
+    generator = torch.Generator().manual_seed(1)
+    torch.nn.init.normal_(canon.weight, generator=generator)
+    x = torch.randn(3, 16, 32, generator=generator)
+    before = torch.randn(3, CANON_TAPS, 32, generator=generator)
+    for past in (torch.zeros_like(before), before):
+        text = torch.cat((past, x), dim=1)
+        expected = x + F.conv1d(text[:, :-1].mT, canon.weight, groups=32).mT
+        kept = past.clone()
+        found = canon(x, kept if past is before else None)
+        torch.testing.assert_close(found, expected)
+        assert torch.equal(kept, x[:, -CANON_TAPS:] if past is before else past)
+
+
+def test_value_embeddings_are_each_tokens_own_values() -> None:
+    shape = {**SHAPE, "n_layer": 1, "vocab_size": 20}  # ids fewer than channels: any map of them
+    canon, modern = GPT(GPTConfig("canon", **shape)), GPT(GPTConfig("modern", **shape))
+    generator = torch.Generator().manual_seed(2)
+    for parameter in modern.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    features = rms_norm(rms_norm(modern.wte.weight)).detach().double()  # (V, C)
+    values = modern.h[0].attn.c_attn.weight.detach()[64:].double()
+    state = {**canon.state_dict(), **modern.state_dict()}
+    state["h.0.attn.c_attn.weight"] = state["h.0.attn.c_attn.weight"].clone()
+    state["h.0.attn.c_attn.weight"][64:] = 0
+    state["values.0.weight"] = (features @ values.T).float()
+    canon.load_state_dict(state)
+    x = ids() % 20
+    torch.testing.assert_close(canon(x)[0], modern(x)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("layers", "tables"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)])
+def test_every_second_block_from_the_last_has_value_embeddings(layers: int, tables: int) -> None:
+    model = randomised("canon", n_layer=layers)
+    assert len(model.values) == tables
+    given = []
+    for block in model.h:
+        block.register_forward_pre_hook(lambda _, args: given.append(args[-1] is not None))
+    model(ids())
+    assert given == [bool((layers - i) % 2) for i in range(layers)]
 
 
 def test_compiled_gelu_is_the_same_function() -> None:

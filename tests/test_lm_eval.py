@@ -12,6 +12,7 @@ from tiny_project import words
 
 from pipeline.__main__ import main
 from pipeline.evaluation.perplexity import score_split
+from pipeline.model.gpt import ARCHITECTURES
 from pipeline.model.pretrained import load_pretrained
 
 TASK = """
@@ -33,7 +34,7 @@ metric_list:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # theirs
-@pytest.mark.parametrize("architecture", ["gpt2", "modern"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_its_word_perplexity_is_ours(
     architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,7 +54,12 @@ def test_its_word_perplexity_is_ours(
     (tmp_path / "tasks/own_text.yaml").write_text(TASK.format(text=tmp_path / "text.txt"))
     results = simple_evaluate(
         model="hf",
-        model_args={"pretrained": str(tmp_path / "out"), "dtype": "float32", "device": "cpu"},
+        model_args={
+            "pretrained": str(tmp_path / "out"),
+            "dtype": "float32",
+            "device": "cpu",
+            "trust_remote_code": architecture == "canon",
+        },
         tasks=["own_text"],
         task_manager=TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False),
         bootstrap_iters=0,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_project import environment, set_params
 
-from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.model.gpt import ARCHITECTURES, GPT, GPTConfig
 from pipeline.params import SIZES, ModelParams, load_params
 from pipeline.training.memory import Setting, count_parameters, flops_per_token, peak_memory
 
@@ -21,7 +21,7 @@ def model_of(**changes: object) -> ModelParams:
     return ModelParams.model_validate({**SHIPPED, **changes})
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "modern"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("size", ["custom", *SIZES])
 def test_parameters_and_flops_are_the_models_own(architecture: str, bias: bool, size: str) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.model.gpt import ARCHITECTURES, GPT, GPTConfig
 from pipeline.training.optimizer import Muon, build_optimizers, set_lr
 
 
@@ -47,7 +47,7 @@ def build(optimizer: str, architecture: str = "gpt2") -> tuple[GPT, list[torch.o
 
 
 def test_decay_acts_on_matrices_only_and_every_parameter_is_in_one_group() -> None:
-    built = [build(name, form) for name in ("adamw", "muon") for form in ("gpt2", "modern")]
+    built = [build(name, form) for name in ("adamw", "muon") for form in ARCHITECTURES]
     for model, optimizers in built:
         seen = []
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
@@ -57,11 +57,13 @@ def test_decay_acts_on_matrices_only_and_every_parameter_is_in_one_group() -> No
         assert sorted(seen) == sorted(id(parameter) for parameter in model.parameters())
 
 
-def test_muon_takes_the_blocks_matrices_and_nothing_else() -> None:
-    model, (_, muon) = build("muon", "modern")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_muon_takes_the_blocks_matrices_and_nothing_else(architecture: str) -> None:
+    model, (_, muon) = build("muon", architecture)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     taken = {names[id(parameter)] for parameter in muon.param_groups[0]["params"]}
-    assert taken == {name for name in names.values() if name.startswith("h.")}
+    inside = {n for n in names.values() if n.startswith("h.") and "ln_" not in n}
+    assert taken == {n for n in inside if "canon" not in n and not n.endswith("bias")}
 
 
 def test_queries_keys_and_values_are_orthogonalised_each_by_itself() -> None:
@@ -81,7 +83,7 @@ def test_queries_keys_and_values_are_orthogonalised_each_by_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "embedding"), [("gpt2", 0.005), ("modern", 0.15)]
+    ("architecture", "embedding"), [("gpt2", 0.005), ("modern", 0.15), ("canon", 0.15)]
 )  # gpt2's is the head too
 @pytest.mark.parametrize(("optimizer", "block"), [("adamw", 0.005), ("muon", 0.02)])
 def test_muons_and_the_embeddings_rates_are_their_multiples_of_lr(
@@ -93,5 +95,6 @@ def test_muons_and_the_embeddings_rates_are_their_multiples_of_lr(
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         matrix = name.startswith("h.") and parameter.dim() == 2
-        expected = embedding if name == "wte.weight" else block if matrix else 0.005
+        table = name == "wte.weight" or name.startswith("values.")
+        expected = embedding if table else block if matrix else 0.005
         assert rates[id(parameter)] == pytest.approx(expected), name

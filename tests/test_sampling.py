@@ -9,7 +9,7 @@ import torch
 
 from pipeline.evaluation import sampling
 from pipeline.evaluation.sampling import Draw, Strategy, choose, generate, stream
-from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.model.gpt import ARCHITECTURES, GPT, GPTConfig
 
 LOGITS = torch.tensor([1.0, 3.0, 2.0, -1.0, 2.5])
 
@@ -36,13 +36,13 @@ def same_tokens(model: GPT, count: int) -> None:
         assert cached == generate(model, prompt, seed=number, use_cache=False, **settings), number
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "modern"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_cache_gives_the_same_tokens(architecture: str) -> None:
     same_tokens(randomised(architecture), 20)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["gpt2", "modern"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("kernel", ["sdpa", "matmul"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_cache_gives_the_same_tokens_for_a_thousand_prompts(
@@ -53,7 +53,7 @@ def test_the_cache_gives_the_same_tokens_for_a_thousand_prompts(
     same_tokens(model, 1000)
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "modern"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("kernel", ["sdpa", "matmul"])
 def test_the_cache_gives_the_logits_of_the_whole_context(architecture: str, kernel: str) -> None:
     model = randomised(architecture, torch.float32)

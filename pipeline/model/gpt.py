@@ -9,6 +9,11 @@ rotary positions (Su et al. 2021), RMSNorm without parameters (also right after 
 queries and keys normalised after the rotation, ReLU squared (So et al. 2021), an untied head,
 no biases, residual projections and head initialised to zero.
 
+`canon` is `modern` with two additions, a better model for the same time that transformers has no
+class for: Canon layers, by which each block also reads the three tokens before each (Allen-Zhu
+2025), and value embeddings, tables of their own that add to attention's values in every second
+block (Zhou et al. 2024; as in nanochat, Karpathy 2025).
+
 Shapes: B sequences, T tokens, C channels, V vocabulary, H heads, D head size.
 """
 
@@ -20,11 +25,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+ARCHITECTURES = ("gpt2", "modern", "canon")
 NORM_EPS = {"gpt2": 1e-5, "modern": 1e-6}
 ROPE_BASE = 10_000.0
 QUERY_BLOCK = 128  # tokens; a shorter block skips more of the future, in smaller products
 GELU_SLOPE = math.sqrt(8 / math.pi)
 HEAD_BLOCK = 16384  # of the vocabulary: on a CPU the widest product that is fast
+CANON_TAPS = 3  # tokens before each that a Canon layer reads
 IGNORE = -1  # a target that counts for nothing: padding
 
 
@@ -32,7 +39,7 @@ IGNORE = -1  # a target that counts for nothing: padding
 class GPTConfig:
     """What fixes the network's function and the shapes of its weights."""
 
-    architecture: str  # gpt2, modern
+    architecture: str  # of ARCHITECTURES
     n_layer: int
     n_head: int  # divides n_embd
     n_embd: int
@@ -94,6 +101,8 @@ class LayerCache:
 
     def __init__(self, shape: tuple[int, int, int, int], like: Tensor) -> None:
         self.k, self.v = (torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in "kv")
+        B, H, _, D = shape
+        self.before = like.new_zeros(2, B, CANON_TAPS, H * D)  # what its Canon layers read last
         self.length = 0
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,14 +113,37 @@ class LayerCache:
         return self.k[:, :, : self.length], self.v[:, :, : self.length]
 
 
+class Canon(nn.Module):
+    """Adds to each token's features those of the three before it, weighted by channel.
+
+    A Canon layer (Allen-Zhu 2025, Physics of Language Models 4.1): a depthwise causal convolution
+    with a residual; weight (C, 1, taps) as nn.Conv1d has it, the oldest token's tap first.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(config.n_embd, 1, CANON_TAPS))
+
+    def forward(self, x: Tensor, before: Tensor | None) -> Tensor:
+        """(B, T, C) after `before`, (B, taps, C): there the newest are kept for the next call."""
+        B, T, C = x.shape
+        past = x.new_zeros(B, CANON_TAPS, C) if before is None else before.to(x.dtype)
+        text = torch.cat((past, x), dim=1)  # (B, taps + T, C)
+        if before is not None:
+            before.copy_(text[:, -CANON_TAPS:])
+        taps = self.weight.squeeze(1).T.to(x.dtype).contiguous()  # (taps, C)
+        for i, tap in enumerate(taps):
+            x = x + text[:, i : i + T] * tap
+        return x
+
+
 class Attention(nn.Module):
     """Causal multi-head self-attention."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.n_head, self.dropout = config.n_head, config.dropout
-        self.modern = config.architecture == "modern"
-        bias = config.bias and not self.modern
+        bias = config.bias and config.architecture == "gpt2"
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd, bias=bias)
         self.c_proj = Linear(config.n_embd, config.n_embd, bias=bias)
         self.kernel = "sdpa"
@@ -119,10 +151,17 @@ class Attention(nn.Module):
         self.register_buffer("mask", None, persistent=False)
 
     def forward(
-        self, x: Tensor, cos: Tensor | None, sin: Tensor | None, cache: LayerCache | None
+        self,
+        x: Tensor,
+        cos: Tensor | None,
+        sin: Tensor | None,
+        cache: LayerCache | None,
+        values: Tensor | None,
     ) -> Tensor:
         B, T, C = x.shape
         q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).unbind(2)
+        if values is not None:  # each token's own, (B, T, C)
+            v = v + values.to(v.dtype).view(v.shape)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
         if cos is not None and sin is not None:
             q, k = rms_norm(rotate(q, cos, sin)), rms_norm(rotate(k, cos, sin))
@@ -155,7 +194,7 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.modern, self.gelu = config.architecture == "modern", config.gelu
+        self.modern, self.gelu = config.architecture != "gpt2", config.gelu
         bias = config.bias and not self.modern
         self.c_fc = Linear(config.n_embd, 4 * config.n_embd, bias=bias)
         self.c_proj = Linear(4 * config.n_embd, config.n_embd, bias=bias)
@@ -179,16 +218,28 @@ class Block(nn.Module):
         self.attn = Attention(config)
         self.ln_2 = LayerNorm(config) if gpt2 else None
         self.mlp = MLP(config)
+        self.canon_1 = Canon(config) if config.architecture == "canon" else None
+        self.canon_2 = Canon(config) if config.architecture == "canon" else None
         self.dropout = config.dropout
 
     def forward(
-        self, x: Tensor, cos: Tensor | None, sin: Tensor | None, cache: LayerCache | None
+        self,
+        x: Tensor,
+        cos: Tensor | None,
+        sin: Tensor | None,
+        cache: LayerCache | None,
+        values: Tensor | None,
     ) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        y = self.attn(self.ln_1(x) if self.ln_1 is not None else rms_norm(x), cos, sin, cache)
-        x = x + F.dropout(y, dropout)
-        y = self.mlp(self.ln_2(x) if self.ln_2 is not None else rms_norm(x))
-        return x + F.dropout(y, dropout)
+        before = (None, None) if cache is None else cache.before
+        y = self.ln_1(x) if self.ln_1 is not None else rms_norm(x)
+        if self.canon_1 is not None:
+            y = self.canon_1(y, before[0])
+        x = x + F.dropout(self.attn(y, cos, sin, cache, values), dropout)
+        y = self.ln_2(x) if self.ln_2 is not None else rms_norm(x)
+        if self.canon_2 is not None:
+            y = self.canon_2(y, before[1])
+        return x + F.dropout(self.mlp(y), dropout)
 
 
 class Tied(torch.autograd.Function):
@@ -221,6 +272,10 @@ class GPT(nn.Module):
         gpt2 = config.architecture == "gpt2"
         self.wte = Embedding(config.vocab_size, config.n_embd)
         self.wpe = Embedding(config.block_size, config.n_embd) if gpt2 else None
+        tables = (config.n_layer + 1) // 2 if config.architecture == "canon" else 0
+        self.values = nn.ModuleList(
+            Embedding(config.vocab_size, config.n_embd) for _ in range(tables)
+        )
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = LayerNorm(config) if gpt2 else None
         self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
@@ -248,6 +303,8 @@ class GPT(nn.Module):
                 nn.init.zeros_(parameter)
             elif parameter.dim() == 1:
                 nn.init.ones_(parameter)
+            elif "canon" in name:
+                nn.init.zeros_(parameter)
             elif gpt2:
                 std = 0.02 / math.sqrt(2 * config.n_layer) if "c_proj" in name else 0.02
                 nn.init.normal_(parameter, std=std, generator=generator)
@@ -270,7 +327,7 @@ class GPT(nn.Module):
 
     def freeze(self, layers: int) -> None:
         """Keep the embeddings and the first blocks as they are; a tied head is an embedding."""
-        for part in (self.wte, self.wpe, *self.h[:layers]):
+        for part in (self.wte, self.wpe, self.values, *self.h[:layers]):
             if part is not None:
                 part.requires_grad_(False)
 
@@ -286,9 +343,9 @@ class GPT(nn.Module):
         With a cache, ids are those that follow what it holds: any number into an empty one,
         then one at a time.
         """
-        return self._blocks(self.wte(idx), cache)
+        return self._blocks(idx, self.wte(idx), cache)
 
-    def _blocks(self, x: Tensor, cache: list[LayerCache] | None = None) -> Tensor:
+    def _blocks(self, idx: Tensor, x: Tensor, cache: list[LayerCache] | None = None) -> Tensor:
         start = cache[0].length if cache else 0
         end = start + x.size(1)
         if end > self.config.block_size:
@@ -302,7 +359,10 @@ class GPT(nn.Module):
             cos, sin = self.cos[start:end], self.sin[start:end]  # type: ignore[index]
             x = rms_norm(x)
         for i, block in enumerate(self.h):
-            x = block(x, cos, sin, cache[i] if cache else None)
+            # every second block, the last among them
+            has_values = len(self.values) > 0 and (self.config.n_layer - i) % 2 == 1
+            values = self.values[i // 2](idx) if has_values else None
+            x = block(x, cos, sin, cache[i] if cache else None, values)
         return self.ln_f(x) if self.ln_f is not None else rms_norm(x)
 
     def _logits(self, features: Tensor, weight: Tensor) -> Tensor:
@@ -323,7 +383,7 @@ class GPT(nn.Module):
             weight, rows = Tied.apply(self.wte.weight, idx)  # type: ignore[no-untyped-call]
         else:
             weight, rows = self.lm_head.weight, self.wte(idx)
-        logits = self._logits(self._blocks(rows), weight)
+        logits = self._logits(self._blocks(idx, rows), weight)
         if targets is None:
             return logits, None
         loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
@@ -339,5 +399,7 @@ class GPT(nn.Module):
         PaLM appendix B (Chowdhery et al. 2022); embedding look-ups cost nothing, the head counts.
         """
         config = self.config
-        matrices = 12 * config.n_layer * config.n_embd**2 + config.n_embd * config.vocab_size
-        return 6 * matrices + 12 * config.n_layer * config.n_embd * config.block_size
+        weights = 12 * config.n_layer * config.n_embd**2 + config.n_embd * config.vocab_size
+        if config.architecture == "canon":
+            weights += 2 * CANON_TAPS * config.n_layer * config.n_embd
+        return 6 * weights + 12 * config.n_layer * config.n_embd * config.block_size

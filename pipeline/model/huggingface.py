@@ -2,7 +2,8 @@
 
 `gpt2` is GPT2LMHeadModel, whose Conv1D keeps a matrix as (in, out) where nn.Linear keeps
 (out, in); biases that a model lacks are zeros there. `modern` is NanoChatForCausalLM without
-soft-capping, whose queries, keys and values are three matrices.
+soft-capping, whose queries, keys and values are three matrices. For `canon` transformers has no
+class: an export brings its own, hf_canon.py.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,9 @@ from torch import Tensor
 from pipeline.errors import CheckpointError
 from pipeline.model.gpt import GPT, NORM_EPS, ROPE_BASE, GPTConfig
 
+CANON_TYPE = "tracegpt_canon"
+CANON_FIELDS = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "dropout")
+CANON_CODE = ("hf_canon.py", "gpt.py")  # of this folder: what an exported one runs
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 GELU = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}
 
@@ -53,6 +57,19 @@ def hf_config(config: GPTConfig, eot_id: int) -> dict[str, Any]:
             "embd_pdrop": config.dropout,
             "attn_pdrop": config.dropout,
             **GPT2_FIXED,
+            **ids,
+            "dtype": "float32",
+        }
+    if config.architecture == "canon":
+        code = CANON_CODE[0].removesuffix(".py")
+        return {
+            "architectures": ["CanonForCausalLM"],
+            "model_type": CANON_TYPE,
+            "auto_map": {
+                "AutoConfig": f"{code}.CanonConfig",
+                "AutoModelForCausalLM": f"{code}.CanonForCausalLM",
+            },
+            **{name: getattr(config, name) for name in CANON_FIELDS},
             **ids,
             "dtype": "float32",
         }
@@ -110,7 +127,10 @@ def settings_of(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         names |= {"n_embd": "hidden_size", "block_size": "max_position_embeddings"}
         stated = {ours: values[theirs] for ours, theirs in names.items() if theirs in values}
         return {"architecture": "modern", "vocab_size": values.get("vocab_size"), **stated}
-    raise CheckpointError(f"{where}: model_type: found {kind!r}; allowed: gpt2, nanochat")
+    if kind == CANON_TYPE:
+        return {"architecture": "canon", **{n: values[n] for n in CANON_FIELDS if n in values}}
+    allowed = f"gpt2, nanochat, {CANON_TYPE}"
+    raise CheckpointError(f"{where}: model_type: found {kind!r}; allowed: {allowed}")
 
 
 def _check(
@@ -138,6 +158,8 @@ def to_hf(model: GPT) -> dict[str, Tensor]:
                 if not config.bias and (name.endswith(CONV1D) or ".ln_" in f".{name}"):
                     theirs[f"transformer.{bias}"] = torch.zeros(tensor.size(0))
         return theirs
+    if config.architecture == "canon":
+        return {f"model.{name}": tensor for name, tensor in ours.items()}
     theirs = {
         "model.embed_tokens.weight": ours["wte.weight"],
         "lm_head.weight": ours["lm_head.weight"],
@@ -159,6 +181,8 @@ def to_hf(model: GPT) -> dict[str, Tensor]:
 def from_hf(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights under this project's names, from NanoChat's or GPT-2's, which stay where known."""
     ours = dict(tensors)
+    if "model.wte.weight" in ours:  # an exported canon model
+        ours = {name.removeprefix("model."): tensor for name, tensor in ours.items()}
     if "model.embed_tokens.weight" in ours:
         ours["wte.weight"] = ours.pop("model.embed_tokens.weight")
     names = {"self_attn.o_proj": "attn.c_proj", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}

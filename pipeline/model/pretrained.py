@@ -25,7 +25,7 @@ from torch import Tensor
 
 from pipeline.corpus import tokenizers
 from pipeline.errors import CheckpointError, FetchError
-from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.model.gpt import ARCHITECTURES, GPT, GPTConfig
 from pipeline.model.huggingface import from_hf, settings_of
 from pipeline.model.tensor_file import read_safetensors, read_tensors
 from pipeline.params import SIZES
@@ -228,7 +228,7 @@ def build_model(tensors: Mapping[str, Any], stated: dict[str, Any]) -> GPT:
             raise CheckpointError("lm_head.weight: found other values; allowed: wte.weight's, tied")
     # takes no memory: a file must not make this process take any. Rotary tables, which are in no
     # file, would take theirs by the context
-    context = 1 if config.architecture == "modern" else config.block_size
+    context = config.block_size if config.architecture == "gpt2" else 1
     with torch.device("meta"):
         wanted = GPT(replace(config, block_size=context)).state_dict()
     for name, tensor in wanted.items():
@@ -252,8 +252,9 @@ def build_model(tensors: Mapping[str, Any], stated: dict[str, Any]) -> GPT:
 def _config(state: dict[str, Tensor], stated: dict[str, Any]) -> GPTConfig:
     """The settings, from the tensors where they tell, checked against what is stated."""
     architecture = stated.get("architecture", "gpt2")
-    if architecture not in ("gpt2", "modern"):
-        raise CheckpointError(f"architecture: found {architecture!r}; allowed: gpt2, modern")
+    if architecture not in ARCHITECTURES:
+        allowed = ", ".join(ARCHITECTURES)
+        raise CheckpointError(f"architecture: found {architecture!r}; allowed: {allowed}")
     table = _matrix(state, "wte.weight")
     blocks = {int(m[1]) for name in state if (m := re.match(r"h\.(\d+)\.", name))}
     found: dict[str, Any] = {"n_layer": len(blocks), "n_embd": table.size(1)}
@@ -265,7 +266,7 @@ def _config(state: dict[str, Tensor], stated: dict[str, Any]) -> GPTConfig:
         said = stated.get(name)
         if said is not None and (type(said) is not type(value) or said != value):
             raise CheckpointError(f"{name}: its settings say {said!r}, its tensors have {value!r}")
-    if architecture == "modern":
+    if architecture != "gpt2":
         found["bias"] = bool(stated.get("bias", False))  # it has none either way
     found["n_head"] = stated.get("n_head", max(1, found["n_embd"] // 64))
     found["block_size"] = found.get("block_size", stated.get("block_size"))
@@ -280,7 +281,7 @@ def _config(state: dict[str, Tensor], stated: dict[str, Any]) -> GPTConfig:
         raise CheckpointError(
             f"n_head: found {found['n_head']}; allowed: a divisor of n_embd ({found['n_embd']})"
         )
-    if architecture == "modern" and found["n_embd"] // found["n_head"] % 2:
+    if architecture != "gpt2" and found["n_embd"] // found["n_head"] % 2:
         raise CheckpointError(
             f"n_head: found {found['n_head']}; allowed: one that gives an even head size "
             f"(n_embd is {found['n_embd']})"

@@ -77,8 +77,11 @@ def origin_rows(origin: dict[str, Any] | None, source_sha256: str) -> list[tuple
     return rows
 
 
-def model_card(rows: list[tuple[str, str]], origin: dict[str, Any] | None, sha256: str) -> str:
-    """README.md of an exported folder."""
+def model_card(
+    rows: list[tuple[str, str]], origin: dict[str, Any] | None, sha256: str, own_code: bool
+) -> str:
+    """README.md of an exported folder; own_code: transformers runs code that lies in it."""
+    trust = ", trust_remote_code=True" if own_code else ""
     parts = [
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---",
         "# A GPT trained with TraceGPT",
@@ -99,8 +102,8 @@ def model_card(rows: list[tuple[str, str]], origin: dict[str, Any] | None, sha25
         "```python\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'folder = "."  # this folder\n'
-        "model = AutoModelForCausalLM.from_pretrained(folder)\n"
-        "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+        f"model = AutoModelForCausalLM.from_pretrained(folder{trust})\n"
+        f"tokenizer = AutoTokenizer.from_pretrained(folder{trust})\n"
         'inputs = tokenizer("<|endoftext|>", return_tensors="pt")\n'
         "output = model.generate(**inputs, max_new_tokens=100, do_sample=True)\n"
         "print(tokenizer.decode(output[0]))\n"

@@ -14,6 +14,7 @@ FP32, BF16 = 4, 2  # bytes
 PROCESS = 450e6  # bytes: Python, torch and its libraries
 HEAD = {"fp32": 11.5, "bf16": 12}  # bytes a logit, on the way there and back, as measured
 HEAD_ALONE = 20  # the same on a CPU where blocks keep nothing that its next step could take
+CANON_TAPS = 6  # a channel, of a block's two Canon layers
 GATHERED_BLOCKS = 2  # FSDP: the one that computes, and the next
 RECOMPUTED = 4 / 3  # time, where every block is computed once more
 
@@ -37,6 +38,8 @@ def count_parameters(model: ModelParams, vocab_size: int) -> tuple[int, int]:
     C, gpt2 = model.n_embd, model.architecture == "gpt2"
     hidden = 12 * C * C * model.n_layer
     rest = vocab_size * C + (model.block_size * C if gpt2 else vocab_size * C)
+    if model.architecture == "canon":
+        rest += (model.n_layer + 1) // 2 * vocab_size * C + model.n_layer * CANON_TAPS * C
     if gpt2:
         vectors = (2 + 9 * model.bias + 2 * model.bias) * C * model.n_layer
         rest += vectors + (1 + model.bias) * C
@@ -79,8 +82,10 @@ def block_activations(model: ModelParams, setting: Setting) -> float:
     B, T, C = setting.micro_batch_size, model.block_size, model.n_embd
     low = FP32 if setting.precision == "fp32" else BF16
     inner = 1 + 3 + 2 + 1 + 8  # what c_attn, attention, c_proj, c_fc and the MLP's c_proj read
-    if model.architecture == "modern":
+    if model.architecture != "gpt2":
         inner += 3  # queries and keys before and after their norm
+    if model.architecture == "canon":
+        inner += 2  # what the taps read
     kept = B * T * C * (2 * FP32 + inner * low)  # and the two sums of the residual stream
     if setting.device == "cpu" and T <= MATMUL_ATTENTION_UP_TO:
         # the softmax, and as it was before: a cast or, as measured, room that nothing else takes
@@ -90,8 +95,10 @@ def block_activations(model: ModelParams, setting: Setting) -> float:
 
 def flops_per_token(model: ModelParams, vocab_size: int) -> int:
     """Forward and backward, as GPT.flops_per_token counts them."""
-    matrices = 12 * model.n_layer * model.n_embd**2 + model.n_embd * vocab_size
-    return 6 * matrices + 12 * model.n_layer * model.n_embd * model.block_size
+    weights = 12 * model.n_layer * model.n_embd**2 + model.n_embd * vocab_size
+    if model.architecture == "canon":
+        weights += CANON_TAPS * model.n_layer * model.n_embd
+    return 6 * weights + 12 * model.n_layer * model.n_embd * model.block_size
 
 
 def step_seconds(model: ModelParams, vocab_size: int, setting: Setting, tflops: float) -> float:

@@ -1,8 +1,8 @@
 """AdamW, and Muon for the hidden matrices.
 
 Weight decay is decoupled and acts on matrices only. `train.lr` is AdamW's rate; Muon's is
-`train.muon_lr_ratio` times it, an untied token embedding's `train.embedding_lr_ratio` times: its
-rows are of norm sqrt(C) and meet few tokens each (as in nanochat, Karpathy 2025).
+`train.muon_lr_ratio` times it, an untied token embedding's and the value embeddings'
+`train.embedding_lr_ratio` times: a row meets few tokens (as in nanochat, Karpathy 2025).
 """
 
 import math
@@ -108,10 +108,11 @@ def build_optimizers(
     ]
     chosen = {id(p) for p, _ in hidden}
     rest = {name: p for name, p in named if id(p) not in chosen}
-    untied = {"wte.weight", "lm_head.weight"} <= rest.keys()  # a tied one has the first name alone
-    embedding = [rest.pop("wte.weight")] if untied else []
-    matrices = [p for p in rest.values() if p.dim() >= 2]
-    vectors = [p for p in rest.values() if p.dim() < 2]
+    untied = "lm_head.weight" in rest  # a tied one is wte.weight
+    tables = [name for name in rest if name.startswith(("wte.", "values."))] if untied else []
+    embedding = [rest.pop(name) for name in tables]
+    matrices = [p for p in rest.values() if p.dim() == 2]
+    vectors = [p for p in rest.values() if p.dim() != 2]  # and Canon's, a number a channel and tap
     groups = [
         {"params": embedding, "weight_decay": weight_decay, "lr_ratio": embedding_lr_ratio},
         {"params": matrices, "weight_decay": weight_decay, "lr_ratio": 1.0},
