@@ -95,8 +95,7 @@ def bench(
         write = False
         console.print(f"not to be written: {path} holds {lost} too; --name NAME writes beside it")
     console.print(f"limits of {record['machine']['cpu']}, {threads} threads")
-    kept = _kept(record, CACHE / path.name)
-    with sigterm_as_ctrl_c(), tempfile.TemporaryDirectory() as folder, kept:
+    with tempfile.TemporaryDirectory() as folder, _kept(record, CACHE / path.name):
         work = _Work(Path(folder), peer, text, device, threads, repeats, console)
         limits = record["limits"] = work.limits()
         console.print(", ".join(f"{k.replace('_', ' ')} {v:,.0f}" for k, v in limits.items()))
@@ -114,9 +113,10 @@ def bench(
 
 @contextmanager
 def _kept(record: dict[str, Any], path: Path) -> Iterator[None]:
-    """Where measuring fails or is stopped, what was measured until then is written to `path`."""
+    """Where measuring fails or is stopped, by SIGTERM too, what there is is written to `path`."""
     try:
-        yield
+        with sigterm_as_ctrl_c():  # which stops the process that is being measured with it
+            yield
     except BaseException:
         if record["speed"] or record["quality"]:
             write_json(path, record)

@@ -93,7 +93,7 @@ def test_a_change_shows_where_it_was_made_and_nowhere_else(
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("  lr: auto ", "  lr: 0.003 "), ("interval: 60", "interval: 61")]
+    ("old", "new"), [("  lr: auto ", "  lr: 0.003 "), ("save_interval: auto", "save_interval: 61")]
 )
 def test_spelling_and_what_cannot_change_a_result_leave_no_trace(
     project: Path, old: str, new: str

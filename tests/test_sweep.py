@@ -21,10 +21,11 @@ from test_sweep_table import LR
 from tiny_project import commit, environment, run, set_params, words
 
 from pipeline.__main__ import main
-from pipeline.errors import ReportError, SweepError
+from pipeline.dvc_lock import parse_lock
+from pipeline.errors import ParamsError, ReportError, SweepError
 from pipeline.processes import available_cores
 from pipeline.reporting.experiments import Experiment
-from pipeline.reporting.revisions import parse_yaml, untracked
+from pipeline.reporting.revisions import untracked
 from pipeline.sweeps import queue
 from pipeline.sweeps.plan import Member, Plan
 from pipeline.sweeps.records import record_of
@@ -248,8 +249,8 @@ def test_promote_takes_the_winner_over_to_the_byte_and_keeps_prose(
         theirs = run(project, "git", "show", f"{best['commit']}:{name}").stdout
         assert (project / name).read_text() == theirs
     theirs = run(project, "git", "show", f"{best['commit']}:dvc.lock").stdout
-    made = parse_yaml((project / "dvc.lock").read_bytes(), "dvc.lock")["stages"]
-    before = parse_yaml(theirs.encode(), "dvc.lock")["stages"]
+    made = parse_lock((project / "dvc.lock").read_bytes())
+    before = parse_lock(theirs.encode())
     for stage in ("fetch", "prepare", "train", "evaluate"):  # report shows the sweep too
         assert made[stage] == before[stage]
     run(project, "python", "-m", "pipeline", "report", "--check")
@@ -336,7 +337,7 @@ def test_what_a_checkout_lacks_is_named_so_that_each_can_be_copied(
 
 
 def test_text_outside_of_the_project_is_refused_by_the_name_of_its_setting() -> None:
-    with pytest.raises(SweepError, match=r"^corpus\.path: found \.\./books, outside of the proj"):
+    with pytest.raises(ParamsError, match=r"^corpus\.path: found \.\./books, outside of the proj"):
         untracked(["../books", "data/init"])
 
 
