@@ -123,6 +123,7 @@ def test_an_export_is_read_back_as_the_same_model(
     assert torch.equal(same(x)[0], model(x)[0])
 
 
+@pytest.mark.slow
 def test_a_canon_model_in_transformers_has_our_loss_and_refuses_padding_it_cannot_mask(
     tmp_path: Path,
 ) -> None:
