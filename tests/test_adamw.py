@@ -123,6 +123,7 @@ def trainer(compiled: bool = True, **changes: object) -> Trainer:
     return Trainer(model, batches, params, runtime, {})
 
 
+@pytest.mark.slow
 def test_a_compiled_run_trains_as_an_eager_one_and_resumes_to_the_bit() -> None:
     eager, compiled = trainer(compiled=False, precision="bf16"), trainer(precision="bf16")
     for _ in range(6):

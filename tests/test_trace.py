@@ -93,6 +93,7 @@ def test_a_changed_byte_is_named_with_a_non_zero_exit(finished: Path, path: str,
     assert Path(path).parts[0] in done.stderr
 
 
+@pytest.mark.slow
 def test_an_experiment_and_an_older_commit_are_traced_without_checking_them_out(
     finished: Path,
 ) -> None:
