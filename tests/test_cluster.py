@@ -55,6 +55,12 @@ def scheduler(tmp_path: Path) -> Iterator[str]:
     processes[0].stderr.close()
 
 
+def started(program: str) -> list[psutil.Process]:
+    """The processes of a test's cluster that run a program of distributed.cli."""
+    children = psutil.Process().children()
+    return [child for child in children if f"distributed.cli.{program}" in child.cmdline()]
+
+
 def digests(project: Path) -> dict[str, str]:
     files = sorted((project / "data/tokens").iterdir())
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
@@ -103,9 +109,8 @@ def test_a_scheduler_lost_at_work_is_one_line(scheduler: str) -> None:
     jobs = [Job("train", [Piece(words(500), True)])] * 200
     results = encoded_by_cluster(byte_tokenizer(), jobs, True, scheduler)
     next(results)
-    for process in psutil.Process().children():
-        if "distributed.cli.dask_scheduler" in process.cmdline():
-            process.kill()
+    for process in started("dask_scheduler"):
+        process.kill()
     with pytest.raises(CorpusError, match=rf"^log\.scheduler: {scheduler} was lost at work[^\n]*$"):
         list(results)
 
@@ -116,9 +121,8 @@ def test_workers_lost_at_work_are_one_line(scheduler: str, monkeypatch: pytest.M
     jobs = [Job("train", [Piece(words(500), True)])] * 200
     results = encoded_by_cluster(byte_tokenizer(), jobs, True, scheduler)
     next(results)
-    for process in psutil.Process().children():
-        if "distributed.cli.dask_worker" in process.cmdline():
-            process.kill()
+    for process in started("dask_worker"):
+        process.kill()
     with pytest.raises(CorpusError, match=rf"^log\.scheduler: {scheduler} was lost at work[^\n]*$"):
         list(results)
 
@@ -126,8 +130,7 @@ def test_workers_lost_at_work_are_one_line(scheduler: str, monkeypatch: pytest.M
 @pytest.mark.slow
 def test_what_is_no_scheduler_is_one_line(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.corpus.cluster.CONNECT_SECONDS", 2)
-    children = psutil.Process().children()
-    worker = next(c for c in children if "distributed.cli.dask_worker" in c.cmdline())
+    worker = started("dask_worker")[0]
     ports: list[int] = []
     while not ports:  # it is starting
         ports = [c.laddr.port for c in worker.net_connections() if c.status == "LISTEN"]

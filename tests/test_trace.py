@@ -118,7 +118,12 @@ def test_an_unknown_name_lists_what_there_is(finished: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "text", "said"),
     [
-        ("dvc.lock", "{", "error: dvc.lock: not valid YAML: line "),
+        (
+            "dvc.lock",
+            "{",
+            "error: dvc.lock: not valid YAML: line 1: expected the node content, but found "
+            "'<stream end>'\n",
+        ),
         (
             "dvc.lock",
             "<<<<<<< HEAD\na: 1\n=======\na: 2\n>>>>>>> other",

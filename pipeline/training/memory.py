@@ -14,7 +14,7 @@ FP32, BF16 = 4, 2  # bytes
 PROCESS = 450e6  # bytes: Python, torch and its libraries
 HEAD = {"fp32": 11.5, "bf16": 12}  # bytes a logit, on the way there and back, as measured
 HEAD_ALONE = 20  # the same on a CPU where blocks keep nothing that its next step could take
-CANON_TAPS = 6  # a channel, of a block's two Canon layers
+BLOCK_TAPS = 6  # a channel, of a block's two Canon layers
 GATHERED_BLOCKS = 2  # FSDP: the one that computes, and the next
 RECOMPUTED = 4 / 3  # time, where every block is computed once more
 
@@ -39,7 +39,7 @@ def count_parameters(model: ModelParams, vocab_size: int) -> tuple[int, int]:
     hidden = 12 * C * C * model.n_layer
     rest = vocab_size * C + (model.block_size * C if gpt2 else vocab_size * C)
     if model.architecture == "canon":
-        rest += (model.n_layer + 1) // 2 * vocab_size * C + model.n_layer * CANON_TAPS * C
+        rest += (model.n_layer + 1) // 2 * vocab_size * C + model.n_layer * BLOCK_TAPS * C
     if gpt2:
         vectors = (2 + 9 * model.bias + 2 * model.bias) * C * model.n_layer
         rest += vectors + (1 + model.bias) * C
@@ -97,7 +97,7 @@ def flops_per_token(model: ModelParams, vocab_size: int) -> int:
     """Forward and backward, as GPT.flops_per_token counts them."""
     weights = 12 * model.n_layer * model.n_embd**2 + model.n_embd * vocab_size
     if model.architecture == "canon":
-        weights += CANON_TAPS * model.n_layer * model.n_embd
+        weights += BLOCK_TAPS * model.n_layer * model.n_embd
     return 6 * weights + 12 * model.n_layer * model.n_embd * model.block_size
 
 
