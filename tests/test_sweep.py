@@ -24,7 +24,7 @@ from pipeline.__main__ import main
 from pipeline.dvc_lock import parse_lock
 from pipeline.errors import ParamsError, ReportError, SweepError
 from pipeline.processes import available_cores
-from pipeline.reporting.experiments import Experiment
+from pipeline.reporting.experiments import Experiment, experiments
 from pipeline.reporting.revisions import untracked
 from pipeline.sweeps import queue
 from pipeline.sweeps.plan import Member, Plan
@@ -394,6 +394,21 @@ def test_a_run_of_other_settings_or_another_text_is_no_run_of_this_sweep(finishe
     (finished / "data/own/words.txt").write_text(words(1400, seed=3))
     said = run(finished, *SWEEP, "run", "one", *seeds).stdout
     assert said.count("done before, is run again") == 2
+
+
+@pytest.mark.slow
+def test_an_experiment_that_ended_before_evaluate_is_no_result(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(finished, "git", "rm", "-q", "reports/metrics.json")
+    commit(finished, "No results yet")
+    head = run(finished, "git", "rev-parse", "HEAD").stdout.strip()
+    run(finished, "dvc", "exp", "run", "-q", "-n", "part", "-S", "train.max_steps=5", "train")
+    assert references(finished, "part")
+    monkeypatch.chdir(finished)
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    assert experiments(head) == {}
 
 
 @pytest.mark.slow

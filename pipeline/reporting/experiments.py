@@ -53,13 +53,17 @@ class Experiment:
 
 
 def experiments(baseline: str) -> dict[str, Experiment]:
-    """{name: experiment} of those that start from the commit `baseline`; raises ReportError."""
-    found = [
+    """{name: experiment} of those that start from the commit `baseline`; raises ReportError.
+
+    One that ended before `evaluate`, as `dvc exp run train` does, has no result and is left out.
+    """
+    every = [
         _experiment(entry)
         for commit in dvc_json("exp", "show", "--rev", baseline)
         if commit["rev"] == baseline
         for entry in commit["experiments"] or []
     ]
+    found = [one for one in every if one.metrics is not None or one.state != "done"]
     found.sort(key=lambda experiment: STATES.index(experiment.state))
     return {experiment.name: experiment for experiment in found}
 
@@ -71,7 +75,8 @@ def _experiment(entry: dict[str, Any]) -> Experiment:
     data = revision["data"] or {}
     log = (executor["local"] or {}).get("log")
     # a run that is not done has the metrics of the commit it started from: not its own
-    metrics = data["metrics"][METRICS.as_posix()]["data"] if state == "done" else None
+    scores = data.get("metrics", {}).get(METRICS.as_posix(), {})
+    metrics = scores.get("data") if state == "done" else None
     return Experiment(
         name=entry["name"] or revision["rev"],
         state=state,
