@@ -44,7 +44,7 @@ def encoded_by_cluster(
     host, _, port = scheduler.rpartition("//")[2].rpartition(":")
     try:  # a client that finds nothing waits long and leaves its threads behind
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a name that can be no host's is the second
         raise CorpusError(
             f"log.scheduler: found {scheduler}, where no Dask scheduler answers ({error}); "
             "allowed: its address, or null"

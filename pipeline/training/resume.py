@@ -21,9 +21,10 @@ import filelock
 from pipeline.errors import CheckpointError, TrainingError
 from pipeline.model.tensor_file import read_tensors, save_tensors
 from pipeline.paths import shared_cache
-from pipeline.storage import sha256_file, write_json
+from pipeline.storage import atomic_writer, sha256_file, write_json
 
 KEPT_STATES = 2
+LOCK = "lock"
 
 
 class ResumeState:
@@ -35,7 +36,7 @@ class ResumeState:
         if not first:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = filelock.FileLock(self.folder / "lock")
+        self._lock = filelock.FileLock(self.folder / LOCK)
         # of a sweep's runs two may differ in what follows training alone: the second waits
         in_experiment = "DVC_EXP_NAME" in os.environ
         try:
@@ -73,22 +74,24 @@ class ResumeState:
             self._sha256[written] = sha256_file(file)
         kept = self.folder / f"{self._sha256[written]}.pt"
         if not kept.exists():
-            temporary = kept.with_suffix(".tmp")
-            shutil.copyfile(file, temporary)
-            os.replace(temporary, kept)
+            with file.open("rb") as data, atomic_writer(kept) as copied:
+                shutil.copyfileobj(data, copied)
         return self._sha256[written]
 
     def _records(self) -> list[Path]:
         return sorted(self.folder.glob("state-*.json"), reverse=True)
 
     def _prune(self) -> None:
-        wanted = {"lock"}
+        wanted = set()
         for record in self._records()[:KEPT_STATES]:
             values = json.loads(record.read_text(encoding="utf-8"))
             wanted |= {record.name, values["state"], f"{record.stem}.shards"}
             wanted |= {f"{sha256}.pt" for sha256 in values["files"].values()}
+        self._remove_but(wanted)
+
+    def _remove_but(self, wanted: set[str]) -> None:
         for path in self.folder.iterdir():
-            if path.name in wanted:
+            if path.name in wanted | {LOCK}:
                 continue
             if path.is_dir():
                 shutil.rmtree(path)
@@ -134,9 +137,9 @@ class ResumeState:
             raise CheckpointError(f"{path.name}: its sha256 does not agree")
 
     def remove(self) -> None:
-        """Forget the run: it has succeeded."""
+        """Forget the run: it has succeeded. Its lock stays, for one that may wait for it."""
+        self._remove_but(set())
         self._lock.release()
-        shutil.rmtree(self.folder)
 
     def release(self) -> None:
         """Let another process go on."""
