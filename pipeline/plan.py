@@ -11,7 +11,6 @@ from pipeline.errors import ParamsError
 from pipeline.params import SIZES, ModelParams, PrepareParams, load_params
 from pipeline.paths import TOKENS
 from pipeline.training.division import divide, share_of
-from pipeline.training.memory import Setting, count_parameters, peak_memory, step_seconds
 
 GPT2_VOCAB, GPT2_CONTEXT = 50257, 1024
 VOCABULARIES = {  # of the tokenizers that need no text, and of char about
@@ -56,6 +55,8 @@ def plan(
 
     Example: python -m pipeline plan --device a100 --nproc 1 --nproc 4
     """
+    from pipeline.training.memory import Setting, peak_memory, planned, step_seconds
+
     params = load_params()
     train = params.train
     nproc = nproc or sorted({1, divide(train.sequences, 8)})
@@ -80,8 +81,8 @@ def plan(
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for heading in ("ms a step", "tokens/s", "hours"):
         table.add_column(heading, justify="right")
-    for name, (model, vocab_size) in models.items():
-        everything, _ = count_parameters(model, vocab_size)
+    for name, (settings, vocab_size) in models.items():
+        model = planned(settings, vocab_size)
         for processes in nproc:
             for parallel in ("none",) if processes == 1 else ("ddp", "fsdp"):
                 share = share_of(train.sequences, processes)
@@ -96,15 +97,15 @@ def plan(
                     train.activation_checkpointing,
                     "cpu" if device == "cpu" else "cuda",
                 )
-                needed = peak_memory(model, vocab_size, setting) / 1e9
-                seconds = step_seconds(model, vocab_size, setting, reached)
-                per_step = share * processes * model.block_size
+                needed = peak_memory(model, setting) / 1e9
+                seconds = step_seconds(model, setting, reached)
+                per_step = share * processes * settings.block_size
                 steps = tokens / per_step if tokens else train.max_steps
                 table.add_row(
                     name,
                     str(processes),
                     parallel,
-                    f"{everything / 1e6:,.1f} M",
+                    f"{model.count_parameters() / 1e6:,.1f} M",
                     f"{needed:,.1f}",
                     "yes" if needed <= most else "no",
                     f"{1000 * seconds:,.1f}",

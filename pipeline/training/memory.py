@@ -7,6 +7,9 @@ by tensor, in units of B * T * C numbers (Korthikanti et al. 2022, section 4).
 
 from dataclasses import dataclass
 
+import torch
+
+from pipeline.model.gpt import GPT, GPTConfig
 from pipeline.params import ModelParams
 from pipeline.training.runtime import MATMUL_ATTENTION_UP_TO
 
@@ -14,7 +17,6 @@ FP32, BF16 = 4, 2  # bytes
 PROCESS = 450e6  # bytes: Python, torch and its libraries
 HEAD = {"fp32": 11.5, "bf16": 12}  # bytes a logit, on the way there and back, as measured
 HEAD_ALONE = 20  # the same on a CPU where blocks keep nothing that its next step could take
-BLOCK_TAPS = 6  # a channel, of a block's two Canon layers
 GATHERED_BLOCKS = 2  # FSDP: the one that computes, and the next
 RECOMPUTED = 4 / 3  # time, where every block is computed once more
 
@@ -33,36 +35,31 @@ class Setting:
     device: str  # cpu, cuda
 
 
-def count_parameters(model: ModelParams, vocab_size: int) -> tuple[int, int]:
-    """All trainable numbers, and those of the blocks' matrices."""
-    C, gpt2 = model.n_embd, model.architecture == "gpt2"
-    hidden = 12 * C * C * model.n_layer
-    rest = vocab_size * C + (model.block_size * C if gpt2 else vocab_size * C)
-    if model.architecture == "canon":
-        rest += (model.n_layer + 1) // 2 * vocab_size * C + model.n_layer * BLOCK_TAPS * C
-    if gpt2:
-        vectors = (2 + 9 * model.bias + 2 * model.bias) * C * model.n_layer
-        rest += vectors + (1 + model.bias) * C
-    return hidden + rest, hidden
+def planned(model: ModelParams, vocab_size: int) -> GPT:
+    """The network of these settings without its numbers: for its shapes alone."""
+    with torch.device("meta"):
+        return GPT(GPTConfig(vocab_size=vocab_size, **model.model_dump(exclude={"size"})))
 
 
-def peak_memory(model: ModelParams, vocab_size: int, setting: Setting) -> float:
+def peak_memory(model: GPT, setting: Setting) -> float:
     """Bytes that one process needs at the step's worst moment."""
-    everything, hidden = count_parameters(model, vocab_size)
+    config = model.config
+    everything = model.count_parameters()
+    hidden = sum(matrix.numel() for matrix in model.h.parameters() if matrix.dim() == 2)
     reduced = setting.precision != "fp32"
-    C, tokens = model.n_embd, setting.micro_batch_size * model.block_size
+    C, tokens = config.n_embd, setting.micro_batch_size * config.block_size
     shards = setting.processes if setting.parallel == "fsdp" else 1
     moments = 2 * everything - (hidden if setting.optimizer == "muon" else 0)
     held = FP32 * (everything + moments) / shards
     gradients = FP32 * everything / shards
-    kept = block_activations(model, setting)
-    activations = model.n_layer * kept
+    kept = block_activations(config, setting)
+    activations = config.n_layer * kept
     if setting.activation_checkpointing:
-        activations = model.n_layer * FP32 * tokens * C + kept
+        activations = config.n_layer * FP32 * tokens * C + kept
     a_logit = HEAD[setting.precision]
     if setting.activation_checkpointing and setting.device == "cpu":
         a_logit = HEAD_ALONE
-    head = tokens * vocab_size * a_logit
+    head = tokens * config.vocab_size * a_logit
     computed_in = BF16 if reduced else FP32
     block, root = 12 * C * C, everything - hidden
     copies = computed_in * everything if reduced else 0  # autocast's, or none
@@ -77,32 +74,24 @@ def peak_memory(model: ModelParams, vocab_size: int, setting: Setting) -> float:
     return PROCESS + held + gradients + copies + activations + head + update
 
 
-def block_activations(model: ModelParams, setting: Setting) -> float:
+def block_activations(config: GPTConfig, setting: Setting) -> float:
     """Bytes that one block keeps for its backward pass."""
-    B, T, C = setting.micro_batch_size, model.block_size, model.n_embd
+    B, T, C = setting.micro_batch_size, config.block_size, config.n_embd
     low = FP32 if setting.precision == "fp32" else BF16
     inner = 1 + 3 + 2 + 1 + 8  # what c_attn, attention, c_proj, c_fc and the MLP's c_proj read
-    if model.architecture != "gpt2":
+    if config.architecture != "gpt2":
         inner += 3  # queries and keys before and after their norm
-    if model.architecture == "canon":
+    if config.architecture == "canon":
         inner += 2  # what the taps read
     kept = B * T * C * (2 * FP32 + inner * low)  # and the two sums of the residual stream
     if setting.device == "cpu" and T <= MATMUL_ATTENTION_UP_TO:
         # the softmax, and as it was before: a cast or, as measured, room that nothing else takes
-        kept += B * model.n_head * T * T * (FP32 + low)
+        kept += B * config.n_head * T * T * (FP32 + low)
     return kept
 
 
-def flops_per_token(model: ModelParams, vocab_size: int) -> int:
-    """Forward and backward, as GPT.flops_per_token counts them."""
-    weights = 12 * model.n_layer * model.n_embd**2 + model.n_embd * vocab_size
-    if model.architecture == "canon":
-        weights += BLOCK_TAPS * model.n_layer * model.n_embd
-    return 6 * weights + 12 * model.n_layer * model.n_embd * model.block_size
-
-
-def step_seconds(model: ModelParams, vocab_size: int, setting: Setting, tflops: float) -> float:
+def step_seconds(model: GPT, setting: Setting, tflops: float) -> float:
     """Of computation alone, at `tflops` a process; what processes send each other comes on top."""
-    tokens = setting.micro_batch_size * setting.micro_steps * model.block_size
+    tokens = setting.micro_batch_size * setting.micro_steps * model.config.block_size
     again = RECOMPUTED if setting.activation_checkpointing else 1.0
-    return tokens * flops_per_token(model, vocab_size) * again / (tflops * 1e12)
+    return tokens * model.flops_per_token() * again / (tflops * 1e12)
