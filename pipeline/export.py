@@ -3,9 +3,8 @@
 import shutil
 import tempfile
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,20 +18,12 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).parent
 
 
-class Form(str, Enum):
-    """What to write."""
-
-    hf = "hf"
-    safetensors = "safetensors"
-    space = "space"
-
-
 def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; new or empty.")],
     to: Annotated[
-        Form,
+        Literal["hf", "safetensors", "space"],
         typer.Option(help="hf: for transformers; safetensors: one file; space: a demo."),
-    ] = Form.hf,
+    ] = "hf",
     checkpoint: Annotated[
         str, typer.Option(help="The model: gpt2, gpt2-xl, ..., a file or a folder.")
     ] = str(BEST),
@@ -52,7 +43,7 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: found something there; allowed: a new or empty folder")
     pretrained = load_pretrained(checkpoint)
-    write = {Form.hf: write_hf, Form.safetensors: write_safetensors, Form.space: write_space}[to]
+    write = {"hf": write_hf, "safetensors": write_safetensors, "space": write_space}[to]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # an empty folder may be all that can be written to, as a mounted one is
@@ -70,7 +61,7 @@ def export(
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror or error}") from None
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"wrote {folder}: {pretrained.source} as {to.value}, {size / 1e6:.1f} MB")
+    print(f"wrote {folder}: {pretrained.source} as {to}, {size / 1e6:.1f} MB")
 
 
 def write_safetensors(folder: Path, pretrained: "Pretrained") -> None:

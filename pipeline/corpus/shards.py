@@ -2,6 +2,7 @@
 
 import os
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -61,15 +62,14 @@ class SplitWriter:
         if self._writer is None:
             path = self._folder / f"{self._split}.pt"
             written = write_tensors(path, self._in_memory, tokenizer.vocab_size, tokenizer.eot_id)
-            return {"tokens": written.tokens, "sha256": written.sha256}
+            return asdict(written)
         self._close()
         if len(self._done) == 1:
-            return {"tokens": self._done[0].tokens, "sha256": self._done[0].sha256}
-        shards = [{"tokens": shard.tokens, "sha256": shard.sha256} for shard in self._done]
+            return asdict(self._done[0])
         return {
             "tokens": sum(shard.tokens for shard in self._done),
             "sha256": sha256_json([shard.sha256 for shard in self._done]),
-            "shards": shards,
+            "shards": [asdict(shard) for shard in self._done],
         }
 
     def _open(self, name: str) -> None:

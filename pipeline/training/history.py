@@ -35,8 +35,7 @@ class History:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, as a checkpoint holds them."""
-        columns = zip(*map(astuple, self.rows), strict=True) if self.rows else [()] * len(COLUMNS)
-        rows = {name: list(column) for name, column in zip(COLUMNS, columns, strict=True)}
+        rows = {name: [getattr(row, name) for row in self.rows] for name in COLUMNS}
         return {"losses": list(self.losses), "rows": rows}
 
     @classmethod
@@ -63,7 +62,5 @@ class History:
 
 def _lines(rows: list[Any]) -> str:
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    for row in rows:
-        writer.writerow(repr(value) if isinstance(value, float) else value for value in row)
+    csv.writer(buffer, lineterminator="\n").writerows(rows)  # floats by their repr
     return buffer.getvalue()
