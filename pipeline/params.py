@@ -237,7 +237,7 @@ class TrainParams(Section):
         return self
 
     @model_validator(mode="after")
-    def _numerics_are_possible(self) -> Self:
+    def _kernels_are_possible(self) -> Self:
         if self.numerics == "portable" and self.precision not in ("auto", "fp32"):
             raise ValueError(
                 f"precision: found {self.precision!r}; allowed with numerics: portable: auto, fp32"

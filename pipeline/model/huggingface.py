@@ -179,7 +179,7 @@ def to_hf(model: GPT) -> dict[str, Tensor]:
 
 
 def from_hf(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under this project's names, from NanoChat's or GPT-2's, which stay where known."""
+    """Weights under this project's names, from NanoChat's, GPT-2's or an exported canon model's."""
     ours = dict(tensors)
     if "model.wte.weight" in ours:  # an exported canon model
         ours = {name.removeprefix("model."): tensor for name, tensor in ours.items()}

@@ -3,7 +3,8 @@
 What is read:
 
     gpt2, gpt2-medium, gpt2-large, gpt2-xl   from the Hugging Face hub, kept in its cache
-    a folder         config.json and model.safetensors or pytorch_model.bin, GPT-2 or NanoChat
+    a folder         config.json and model.safetensors or pytorch_model.bin: GPT-2, NanoChat,
+                     or a canon model that `export --to hf` wrote
     FILE.safetensors what `export --to safetensors` wrote, or GPT-2's tensors
     any other FILE   best.pt and last.pt; {config, model_state_dict} of course projects; nanoGPT's
                      ckpt.pt; a plain dict of GPT-2's tensors (pytorch_model.bin)
