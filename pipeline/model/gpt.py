@@ -1,4 +1,4 @@
-"""GPT-2 and its modern descendant, in one file of plain torch.
+"""GPT-2 and two modern descendants, in one file of plain torch.
 
 `gpt2` is GPT-2 exactly (Radford et al. 2019): learned positions, LayerNorm before each part,
 GELU with the tanh approximation, a head tied to the token embedding, residual projections
@@ -9,10 +9,12 @@ rotary positions (Su et al. 2021), RMSNorm without parameters (also right after 
 queries and keys normalised after the rotation, ReLU squared (So et al. 2021), an untied head,
 no biases, residual projections and head initialised to zero.
 
-`canon` is `modern` with two additions, a better model for the same time that transformers has no
+`canon` is `modern` with three additions, a better model for the same time that transformers has no
 class for: Canon layers, by which each block also reads the three tokens before each (Allen-Zhu
-2025), and value embeddings, tables of their own that add to attention's values in every second
-block (Zhou et al. 2024; as in nanochat, Karpathy 2025).
+2025), value embeddings, tables of their own that add to attention's values in every second
+block (Zhou et al. 2024; as in nanochat, Karpathy 2025), and n-gram embeddings: each token with
+the one before it, and with the two, in tables whose rows they share by a hash (Huang et al. 2025,
+"Over-Tokenized Transformer").
 
 Shapes: B sequences, T tokens, C channels, V vocabulary, H heads, D head size.
 """
@@ -32,6 +34,11 @@ QUERY_BLOCK = 128  # tokens; a shorter block skips more of the future, in smalle
 GELU_SLOPE = math.sqrt(8 / math.pi)
 HEAD_BLOCK = 16384  # of the vocabulary: on a CPU the widest product that is fast
 CANON_TAPS = 3  # tokens before each that a Canon layer reads
+GRAMS = (2, 3)  # tokens that have an embedding together
+EARLIER = 2  # of a token's n-grams: the ids before it
+GRAM_ROWS = 8191  # of each table, whatever the vocabulary; a prime
+GRAM_HASH = (27191, 36313, 51001)  # primes: what each id is multiplied by, the last one's first
+NO_TOKEN = -1  # before a text's first
 IGNORE = -1  # a target that counts for nothing: padding
 
 
@@ -69,16 +76,11 @@ class Embedding(nn.Embedding):
         nn.init.zeros_(self.weight)
 
 
-class LayerNorm(nn.Module):
-    """LayerNorm with an optional bias."""
-
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(config.n_embd))
-        self.bias = nn.Parameter(torch.zeros(config.n_embd)) if config.bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, NORM_EPS["gpt2"])
+def norm(config: GPTConfig) -> nn.Module:
+    """What each part reads its input through."""
+    if config.architecture == "gpt2":
+        return nn.LayerNorm(config.n_embd, NORM_EPS["gpt2"], bias=config.bias)
+    return nn.RMSNorm(config.n_embd, NORM_EPS["modern"], elementwise_affine=False)
 
 
 def rotary_tables(head_size: int, block_size: int) -> tuple[Tensor, Tensor]:
@@ -96,6 +98,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((x1 * cos + x2 * sin, x2 * cos - x1 * sin), dim=-1)
 
 
+def gram_rows(text: Tensor, order: int) -> Tensor:
+    """The row of each token's n-gram in its table, (B, T), for ids (B, EARLIER + T)."""
+    end = text.size(1)
+    rows = GRAM_HASH[0] * text[:, EARLIER:]
+    for distance in range(1, order):
+        rows = rows + GRAM_HASH[distance] * text[:, EARLIER - distance : end - distance]
+    return rows % GRAM_ROWS
+
+
 class LayerCache:
     """One layer's keys and values of the tokens read so far, (B, H, T, D)."""
 
@@ -104,6 +115,8 @@ class LayerCache:
         B, H, _, D = shape
         self.before = like.new_zeros(2, B, CANON_TAPS, H * D)  # what its Canon layers read last
         self.length = 0
+        # of the first layer's: the ids that were read last
+        self.last = torch.full((B, EARLIER), NO_TOKEN, device=like.device)
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of all tokens, with those of new ones added."""
@@ -213,10 +226,9 @@ class MLP(nn.Module):
 class Block(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        gpt2 = config.architecture == "gpt2"
-        self.ln_1 = LayerNorm(config) if gpt2 else None
+        self.ln_1 = norm(config)
         self.attn = Attention(config)
-        self.ln_2 = LayerNorm(config) if gpt2 else None
+        self.ln_2 = norm(config)
         self.mlp = MLP(config)
         self.canon_1 = Canon(config) if config.architecture == "canon" else None
         self.canon_2 = Canon(config) if config.architecture == "canon" else None
@@ -232,11 +244,11 @@ class Block(nn.Module):
     ) -> Tensor:
         dropout = self.dropout if self.training else 0.0
         before = (None, None) if cache is None else cache.before
-        y = self.ln_1(x) if self.ln_1 is not None else rms_norm(x)
+        y = self.ln_1(x)
         if self.canon_1 is not None:
             y = self.canon_1(y, before[0])
         x = x + F.dropout(self.attn(y, cos, sin, cache, values), dropout)
-        y = self.ln_2(x) if self.ln_2 is not None else rms_norm(x)
+        y = self.ln_2(x)
         if self.canon_2 is not None:
             y = self.canon_2(y, before[1])
         return x + F.dropout(self.mlp(y), dropout)
@@ -272,12 +284,16 @@ class GPT(nn.Module):
         gpt2 = config.architecture == "gpt2"
         self.wte = Embedding(config.vocab_size, config.n_embd)
         self.wpe = Embedding(config.block_size, config.n_embd) if gpt2 else None
-        tables = (config.n_layer + 1) // 2 if config.architecture == "canon" else 0
+        canon = config.architecture == "canon"
+        tables = (config.n_layer + 1) // 2 if canon else 0
         self.values = nn.ModuleList(
             Embedding(config.vocab_size, config.n_embd) for _ in range(tables)
         )
+        self.grams = nn.ModuleList(
+            Embedding(GRAM_ROWS, config.n_embd) for _ in (GRAMS if canon else ())
+        )
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.ln_f = LayerNorm(config) if gpt2 else None
+        self.ln_f = norm(config)
         self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         if gpt2:
             self.lm_head.weight = self.wte.weight
@@ -303,7 +319,7 @@ class GPT(nn.Module):
                 nn.init.zeros_(parameter)
             elif parameter.dim() == 1:
                 nn.init.ones_(parameter)
-            elif "canon" in name:
+            elif "canon" in name or name.startswith("grams."):
                 nn.init.zeros_(parameter)
             elif gpt2:
                 std = 0.02 / math.sqrt(2 * config.n_layer) if "c_proj" in name else 0.02
@@ -327,7 +343,7 @@ class GPT(nn.Module):
 
     def freeze(self, layers: int) -> None:
         """Keep the embeddings and the first blocks as they are; a tied head is an embedding."""
-        for part in (self.wte, self.wpe, self.values, *self.h[:layers]):
+        for part in (self.wte, self.wpe, self.values, self.grams, *self.h[:layers]):
             if part is not None:
                 part.requires_grad_(False)
 
@@ -357,13 +373,20 @@ class GPT(nn.Module):
             x = F.dropout(x, self.config.dropout, self.training)
         else:
             cos, sin = self.cos[start:end], self.sin[start:end]  # type: ignore[index]
+            if self.grams:
+                before = cache[0].last if cache else idx.new_full((len(idx), EARLIER), NO_TOKEN)
+                text = torch.cat((before, idx), dim=1)
+                for order, table in zip(GRAMS, self.grams, strict=True):
+                    x = x + table(gram_rows(text, order))
+                if cache:
+                    cache[0].last = text[:, -EARLIER:]
             x = rms_norm(x)
         for i, block in enumerate(self.h):
             # every second block, the last among them
             has_values = len(self.values) > 0 and (self.config.n_layer - i) % 2 == 1
             values = self.values[i // 2](idx) if has_values else None
             x = block(x, cos, sin, cache[i] if cache else None, values)
-        return self.ln_f(x) if self.ln_f is not None else rms_norm(x)
+        return self.ln_f(x)  # type: ignore[no-any-return]
 
     def _logits(self, features: Tensor, weight: Tensor) -> Tensor:
         """(B, T, V), in products of sizes that are fast."""

@@ -1,8 +1,8 @@
 """AdamW, and Muon for the hidden matrices.
 
 Weight decay is decoupled and acts on matrices only. `train.lr` is AdamW's rate; Muon's is
-`train.muon_lr_ratio` times it, an untied token embedding's and the value embeddings'
-`train.embedding_lr_ratio` times: a row meets few tokens (as in nanochat, Karpathy 2025).
+`train.muon_lr_ratio` times it, that of untied embeddings `train.embedding_lr_ratio` times: a row
+meets few tokens (as in nanochat, Karpathy 2025).
 """
 
 import math
@@ -17,6 +17,7 @@ from pipeline.training.sharding import sharded_as, whole
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024
 NEWTON_SCHULZ_STEPS = 5
+TABLES = ("wte.", "values.", "grams.")  # looked up by ids
 
 
 def orthogonalise(matrices: Tensor, dtype: torch.dtype) -> Tensor:
@@ -109,7 +110,7 @@ def build_optimizers(
     chosen = {id(p) for p, _ in hidden}
     rest = {name: p for name, p in named if id(p) not in chosen}
     untied = "lm_head.weight" in rest  # a tied one is wte.weight
-    tables = [name for name in rest if name.startswith(("wte.", "values."))] if untied else []
+    tables = [name for name in rest if untied and name.startswith(TABLES)]
     embedding = [rest.pop(name) for name in tables]
     matrices = [p for p in rest.values() if p.dim() == 2]
     vectors = [p for p in rest.values() if p.dim() != 2]  # and Canon's, a number a channel and tap
