@@ -32,9 +32,9 @@ def export(
 
     hf: weights, config, tokenizer and model card, as AutoModelForCausalLM and AutoTokenizer open
     them without a network; a canon model brings its own code, which trust_remote_code=True lets
-    run. safetensors: weights with settings and tokenizer, which init_from and
-    generate read, and lineage. space: the demo page with the model in it, to push to a Hugging
-    Face Space as it is.
+    run. safetensors: weights with settings and tokenizer, which init_from and generate read, the
+    tokenizer beside them, as prepare.tokenizer: file takes it, and lineage. space: the demo page
+    with the model in it, to push to a Hugging Face Space as it is.
 
     Example: python -m pipeline export --to hf model/
     """
@@ -70,8 +70,10 @@ def write_safetensors(folder: Path, pretrained: "Pretrained") -> None:
 
     model = pretrained.model
     state = {name: tensor for name, tensor in model.state_dict().items() if not _tied(model, name)}
-    header = {"config": asdict(model.config), "tokenizer": pretrained.load_tokenizer().to_json()}
+    tokenizer = pretrained.load_tokenizer()
+    header = {"config": asdict(model.config), "tokenizer": tokenizer.to_json()}
     save_safetensors(folder / "model.safetensors", state, header)
+    tokenizer.save(folder / "tokenizer.json")
     _write_lineage(folder, pretrained)
 
 

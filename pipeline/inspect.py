@@ -30,7 +30,7 @@ def inspect(
     """
     meta = read_meta(TOKENS)
     tokenizer = tokenizers.load(TOKENIZER)
-    statistics = read_json(STATISTICS, TokenFileError, "run prepare")
+    statistics = read_json(STATISTICS, TokenFileError, "run `dvc repro prepare`")
     splits = {split: load_split(TOKENS, split).tokens for split in SPLITS}
     console = Console(highlight=False)
     console.print(splits_table(meta))

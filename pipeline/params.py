@@ -74,13 +74,13 @@ class PrepareParams(Section):
     """How text becomes tokens."""
 
     tokenizer: Literal[
-        "gpt2", "bpe", "char", "byte", "r50k_base", "p50k_base", "cl100k_base", "o200k_base"
+        "gpt2", "bpe", "char", "byte", "r50k_base", "p50k_base", "cl100k_base", "o200k_base", "file"
     ]
     vocab_size: int = Field(ge=257, le=2**31)
     format: Literal["bin", "pt"]
     shard_tokens: Count
     split_by: Literal["stream", "document"]
-    val_fraction: Fraction
+    val_fraction: float = Field(gt=0, lt=1)
     test_fraction: Fraction
 
     @model_validator(mode="after")

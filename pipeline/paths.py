@@ -8,6 +8,9 @@ CACHE = Path(".cache")  # unfinished work, and the log with times: in neither gi
 RAW = Path("data/raw")
 MANIFEST = RAW / "manifest.json"
 
+GIVEN_TOKENIZER = Path("data/tokenizer/tokenizer.json")
+BROUGHT = ("data/init", "data/tokenizer")  # what people bring beside their text
+
 TOKENS = Path("data/tokens")
 META = TOKENS / "meta.json"
 TOKENIZER = TOKENS / "tokenizer.json"
@@ -17,6 +20,7 @@ CHECKPOINTS = Path("data/checkpoints")
 BEST = CHECKPOINTS / "best.pt"
 LAST = CHECKPOINTS / "last.pt"
 RUN = CHECKPOINTS / "run.json"
+SAMPLES_ON_THE_WAY = CHECKPOINTS / "samples.txt"  # as training goes; report's has all
 
 EVALUATION = Path("data/evaluation")
 POSITIONS = EVALUATION / "positions.csv"

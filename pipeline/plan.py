@@ -121,6 +121,6 @@ def _own_vocab(prepare: PrepareParams) -> int:
         from pipeline.corpus.token_file import read_meta
 
         found = read_meta(TOKENS)["tokenizer"]
-        if found["kind"] == prepare.tokenizer:
+        if prepare.tokenizer in (found["kind"], "file"):
             return int(found["vocab_size"])
     return VOCABULARIES.get(prepare.tokenizer, prepare.vocab_size)

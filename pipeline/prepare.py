@@ -31,6 +31,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from pipeline.corpus import tokenizers
 from pipeline.corpus.encode_lists import check_ids, encode_lists, split_lists
 from pipeline.corpus.encoding import Encoded, Job, encoded, jobs, worker_count
 from pipeline.corpus.formats import Decoding
@@ -61,7 +62,7 @@ from pipeline.corpus.tokenizers import (
 )
 from pipeline.errors import CorpusError
 from pipeline.params import Params, PrepareParams, load_params
-from pipeline.paths import RAW, TOKENS
+from pipeline.paths import GIVEN_TOKENIZER, RAW, TOKENIZER, TOKENS
 from pipeline.processes import sigterm_as_ctrl_c
 from pipeline.storage import put_in_place, scratch, write_json
 
@@ -162,7 +163,7 @@ def _write_token_lists(
     if settings.tokenizer in ("bpe", "char"):
         raise CorpusError(
             f"prepare.tokenizer: found {settings.tokenizer!r}, which is made from text, and the "
-            "corpus holds token lists; allowed: byte, or one of tiktoken's whose ids they are"
+            "corpus holds token lists; allowed: byte, file, or one of tiktoken's whose ids they are"
         )
     tokenizer = _make_tokenizer(settings, [])
     documents: list[Ids] = []
@@ -206,10 +207,17 @@ def _make_tokenizer(settings: PrepareParams, train_text: Iterable[str]) -> Token
         "byte": byte_tokenizer,
         "char": lambda: char_tokenizer(train_text),
         "bpe": lambda: train_bpe(train_text, settings.vocab_size),
+        "file": _given_tokenizer,
     }
     if settings.tokenizer in makers:
         return makers[settings.tokenizer]()
     return tiktoken_tokenizer(tiktoken_encoding(settings.tokenizer))
+
+
+def _given_tokenizer() -> Tokenizer:
+    return tokenizers.load(
+        GIVEN_TOKENIZER, f"allowed with prepare.tokenizer: file: an earlier run's {TOKENIZER}"
+    )
 
 
 def _write_splits(

@@ -9,7 +9,7 @@ import typer
 
 from pipeline.errors import ReportError, SweepError
 from pipeline.params import load_params, read_params
-from pipeline.paths import METRICS, README, SWEEPS
+from pipeline.paths import BROUGHT, METRICS, README, SWEEPS
 from pipeline.processes import available_cores, stop_on_signals
 
 if TYPE_CHECKING:
@@ -75,12 +75,13 @@ def run(
         plan.forget_times(each)
     plan.save()
     with Show(plan, load_params().train.max_steps, workers) as show:
-        paths = ["data/init", *(_corpus_path(m.settings) for m in plan.members)]
+        paths = [*BROUGHT, *(_corpus_path(m.settings) for m in plan.members)]
         copied = untracked(paths)
         for number, member in enumerate(todo):
+            if stopping:
+                break
             show.line(f"queueing {number + 1} of {len(todo)}: {member.name}")
-            if not stopping:
-                queues.add(member, copied)
+            queues.add(member, copied)
         started = watch(queue, plan, workers, show, stopping)
     found = experiments(plan.baseline)
     for each, start in started.items():

@@ -1,4 +1,4 @@
-"""Stage train: data/tokens -> data/checkpoints, reports/train.csv, reports/samples.txt."""
+"""Stage train: data/tokens -> data/checkpoints, reports/train.csv."""
 
 import os
 import shutil
@@ -18,8 +18,8 @@ OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")  # in what torch says
 def train() -> None:
     """Train the model that params.yaml describes on data/tokens.
 
-    Writes best.pt (lowest val loss), last.pt and run.json to data/checkpoints, and while it runs
-    reports/train.csv, reports/samples.txt and .cache/train.log. Interrupted, it goes on where it
+    Writes best.pt (lowest val loss), last.pt, run.json and, as it goes, samples.txt to
+    data/checkpoints, reports/train.csv and .cache/train.log. Interrupted, it goes on where it
     stopped when started again, and ends in the same bytes.
 
     Example: dvc exp run -S train.lr=1e-3

@@ -20,6 +20,7 @@ from pipeline.errors import CorpusError, UserError
 from pipeline.params import load_params
 from pipeline.paths import (
     BENCHMARKS,
+    BROUGHT,
     CHECKPOINTS,
     EVALUATION,
     HISTORY,
@@ -164,7 +165,7 @@ def _lacking_elsewhere() -> str:
     if not is_remote(corpus) and not Path(os.path.abspath(corpus)).is_relative_to(Path.cwd()):
         return f"corpus.path {corpus}, outside of the project, is"
     files = []
-    for path in map(Path, untracked([corpus, "data/init"])):
+    for path in map(Path, untracked([corpus, *BROUGHT])):
         files += [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
     names = sorted(file.as_posix() for file in files if not _dvc_tracks(file))
     if not names:
@@ -204,7 +205,7 @@ def _said_of_files() -> list[str]:
     from pipeline.training.history import History
 
     meta, wrong = read_meta(TOKENS), []
-    manifest = read_json(MANIFEST, CorpusError, "run fetch")
+    manifest = read_json(MANIFEST, CorpusError, "run `dvc repro fetch`")
     tokenizer = tokenizers.load(TOKENIZER)
     for split in SPLITS:
         held = tokenizer.text_size(load_split(TOKENS, split).tokens)
@@ -288,7 +289,7 @@ def _run_again() -> tuple[str, list[str]]:
         top = git("rev-parse", "--show-toplevel").decode().strip()
         git("clone", "--quiet", "--no-hardlinks", top, f"{folder}/clone")
         clone = Path(folder, "clone", git("rev-parse", "--show-prefix").decode().strip())
-        for path in untracked([load_params().corpus.path, "data/init"]):  # text outside of git
+        for path in untracked([load_params().corpus.path, *BROUGHT]):  # text outside of git
             (clone / path).parent.mkdir(parents=True, exist_ok=True)
             if Path(path).is_dir():
                 shutil.copytree(path, clone / path, dirs_exist_ok=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.paths import BROUGHT
 from pipeline.reporting.stages import CODE
 
 ROOT = Path(__file__).parent.parent
@@ -100,7 +101,7 @@ def test_no_dep_is_listed_twice(stage: str) -> None:
 
 
 def test_data_deps_are_what_earlier_stages_make() -> None:
-    made = {"${corpus.path}", "data/init", "reports/sweeps"}  # what people bring
+    made = {"${corpus.path}", *BROUGHT, "reports/sweeps"}  # what people bring
     for stage in STAGES.values():
         for dep in stage["deps"]:
             owners = {dep, *(parent.as_posix() for parent in Path(dep).parents)}

@@ -6,6 +6,7 @@ import math
 import re
 from pathlib import Path
 
+import pytest
 from tiny_project import run, set_params
 
 from pipeline.evaluation.metrics import _training_facts
@@ -83,6 +84,15 @@ def test_tokens_that_the_checkpoint_does_not_know_are_refused(finished: Path) ->
     assert done.stderr.startswith("error: best.pt: its tokenizer (byte, 257 tokens) is not that of")
     assert done.stderr.count("\n") == 1
     assert (finished / "reports/metrics.json").read_bytes() == metrics
+
+
+@pytest.mark.parametrize(("name", "found"), [("a.jsonl", ".jsonl"), ("data", "a folder")])
+def test_what_is_no_plain_text_is_refused(finished: Path, name: str, found: str) -> None:
+    (finished / "a.jsonl").write_text('{"text": "the king"}')
+    command = ("python", "-m", "pipeline", "evaluate", "--text", name)
+    done = run(finished, *command, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {name}: --text: found {found}; allowed: plain text (")
 
 
 def test_an_empty_text_is_refused(finished: Path) -> None:

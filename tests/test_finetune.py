@@ -58,6 +58,28 @@ def test_a_run_goes_on_from_weights_and_reports_both_sides(started: Path) -> Non
 
 
 @pytest.mark.slow
+def test_a_model_with_a_tokenizer_of_its_own_goes_on_with_other_text(finished: Path) -> None:
+    set_params(finished, prepare__tokenizer="bpe", prepare__vocab_size=300)
+    run(finished, "dvc", "repro", "-q")
+    shutil.copy(finished / "data/checkpoints/best.pt", finished / "data/init")
+    tokenizer = finished / "data/tokens/tokenizer.json"
+    first = tokenizer.read_bytes()
+    run(finished, *COMMAND, "export", "--to", "safetensors", "out")
+    (finished / "data/own/words.txt").write_text("A text of other words. " * 400)
+    set_params(finished, train__init_from="data/init/best.pt")
+    refused = run(finished, "dvc", "repro", check=False)
+    assert refused.returncode
+    assert "allowed: the same: prepare.tokenizer: file, and its own in data/" in refused.stderr
+    assert tokenizer.read_bytes() != first
+    shutil.copy(finished / "out/tokenizer.json", finished / "data/tokenizer")
+    set_params(finished, prepare__tokenizer="file")
+    run(finished, "dvc", "repro", "-q")
+    assert tokenizer.read_bytes() == first
+    facts = json.loads((finished / "data/checkpoints/run.json").read_text())
+    assert facts["init_from"]["val_loss"] > 0
+
+
+@pytest.mark.slow
 def test_weights_elsewhere_are_read_too_and_their_change_is_seen_by_report(started: Path) -> None:
     elsewhere = started.parent / "elsewhere.pt"
     shutil.move(started / "data/init/start.pt", elsewhere)

@@ -58,7 +58,7 @@ def test_it_shows_counts_lengths_frequent_tokens_duplicates_and_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     enter_project(tmp_path, monkeypatch)
-    with pytest.raises(TokenFileError, match=r"meta\.json: not found; run prepare$"):
+    with pytest.raises(TokenFileError, match=r"meta\.json: not found; run `dvc repro prepare`$"):
         inspect()
     for n in range(30):
         put(f"{n}.txt", f"[b]play {n % 10}[/b] and some words that stand in it. ".encode() * 4)

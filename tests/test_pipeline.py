@@ -115,6 +115,16 @@ def test_a_cut_off_token_file_is_named(finished: Path) -> None:
     assert "data/tokens/train.bin" in failed.stderr
 
 
+def test_training_leaves_the_reports_samples_to_report(finished: Path) -> None:
+    before = (finished / "reports/samples.txt").read_bytes()
+    run(finished, "dvc", "repro", "-q", "--single-item", "--force", "train")
+    assert (finished / "reports/samples.txt").read_bytes() == before
+    on_the_way = (finished / "data/checkpoints/samples.txt").read_bytes()
+    assert on_the_way.startswith(b"=== step 10 ===")
+    assert before.startswith(on_the_way)
+    assert "up to date" in run(finished, "dvc", "status").stdout
+
+
 def test_without_a_test_split_the_pipeline_still_runs(tmp_path: Path) -> None:
     project = make_project(tmp_path / "p", prepare__test_fraction=0.0, train__max_steps=2)
     run(project, "dvc", "repro", "evaluate")

@@ -17,7 +17,7 @@ from fresh_project import contents, enter_project, put, set_param
 from pipeline.corpus.splits import SPLITS
 from pipeline.corpus.token_file import load_split, verify_tokens
 from pipeline.corpus.tokenizers import load
-from pipeline.errors import CorpusError
+from pipeline.errors import CorpusError, TokenFileError
 from pipeline.fetch import fetch
 from pipeline.prepare import prepare
 
@@ -47,6 +47,23 @@ def meta() -> dict[str, Any]:
     value = json.loads((TOKENS / "meta.json").read_text())
     assert isinstance(value, dict)
     return value
+
+
+def test_a_tokenizer_of_an_earlier_run_is_taken_as_it_is(corpus: str) -> None:
+    prepare()
+    trained = (TOKENS / "tokenizer.json").read_bytes()
+    put("c.txt", b"another text, on which no such tokenizer would be trained " * 9)
+    fetch()
+    set_param("tokenizer", "file")
+    given = Path("data/tokenizer/tokenizer.json")
+    with pytest.raises(TokenFileError, match=r"found; allowed with prepare\.tokenizer: file: an "):
+        prepare()
+    given.parent.mkdir(parents=True)
+    given.write_bytes(trained)
+    prepare()
+    assert (TOKENS / "tokenizer.json").read_bytes() == trained
+    assert meta()["tokenizer"]["kind"] == "bpe"
+    assert load_split(TOKENS, "train").tokenizer_sha256 == load(given).sha256
 
 
 @pytest.mark.parametrize("suffix", ["bin", "pt"])

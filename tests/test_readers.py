@@ -113,7 +113,7 @@ def test_documents_between_separators_come_out_as_they_went_in(documents: list[s
 
 
 def test_a_changed_missing_or_unlisted_state_of_data_raw_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"manifest\.json: not found; run fetch"):
+    with pytest.raises(CorpusError, match=r"manifest\.json: not found; run `dvc repro fetch`"):
         open_corpus(tmp_path)
     folder = raw_folder(tmp_path, {"a.txt": b"one", "b.txt": b"two"})
     (folder / "texts/b.txt").write_bytes(b"TWO")

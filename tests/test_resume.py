@@ -24,7 +24,7 @@ from pipeline.training.resume import ResumeState
 from pipeline.training.runtime import can_compile
 
 KILLED = str(Path(__file__).with_name("killed.py"))
-OUTPUTS = ("data/checkpoints", "reports/train.csv", "reports/samples.txt")
+OUTPUTS = ("data/checkpoints", "reports/train.csv")
 
 CONFIGS = {
     "fp32-adamw-dropout": {"train__optimizer": "adamw", "model__dropout": 0.2},

@@ -174,3 +174,8 @@ def test_the_tokens_kept_are_those_of_transformers(case: int) -> None:
     counts = Counter(choose(logits, strategy, [0, 1], n / 2000) for n in range(2000))
     for token in range(12):
         assert counts[token] / 2000 == pytest.approx(float(theirs[token]), abs=1e-3)
+
+
+def test_a_prompt_of_no_id_is_refused() -> None:
+    with pytest.raises(ValueError, match="prompt: found no id; allowed: one or more"):
+        generate(randomised("modern"), [], max_new_tokens=1, temperature=1.0, top_k=0, seed=1)

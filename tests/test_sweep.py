@@ -397,6 +397,24 @@ def test_a_run_of_other_settings_or_another_text_is_no_run_of_this_sweep(finishe
 
 
 @pytest.mark.slow
+def test_a_sweep_that_is_stopped_while_it_queues_says_so(finished: Path) -> None:
+    command = [*SWEEP, "run", "rate", "-S", "train.seed=1,2,3"]
+    sweep = subprocess.Popen(
+        command, cwd=finished, env=environment(), text=True, bufsize=1,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
+    assert sweep.stdout is not None
+    assert sweep.stdout.readline().startswith("queueing 1 of 3")
+    os.killpg(sweep.pid, signal.SIGINT)
+    said = sweep.communicate()[0]
+    assert sweep.returncode == 130, said
+    assert "queueing" not in said
+    assert " done, " not in said
+    assert "0 of 3 runs are done, 0 failed\nstopped; to go on: python -m pipeline sweep run" in said
+
+
+@pytest.mark.slow
 def test_an_experiment_that_ended_before_evaluate_is_no_result(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -227,9 +227,9 @@ def test_a_pt_file_that_is_no_tensor_is_refused(tmp_path: Path, content: bytes) 
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TokenFileError, match=r"meta\.json: not found; run prepare"):
+    with pytest.raises(TokenFileError, match=r"meta\.json: not found; run `dvc repro prepare`"):
         load_split(tmp_path, "train")
     prepared(tmp_path, [1])
     (tmp_path / "train.bin").unlink()
-    with pytest.raises(TokenFileError, match=r"train\.bin: not found; run prepare"):
+    with pytest.raises(TokenFileError, match=r"train\.bin: not found; run `dvc repro prepare`"):
         load_split(tmp_path, "train")

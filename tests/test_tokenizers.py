@@ -128,7 +128,7 @@ def test_a_changed_tokenizer_is_refused(tokenizer: Tokenizer, tmp_path: Path) ->
 
 def test_what_is_no_tokenizer_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
-    with pytest.raises(TokenFileError, match="not found; run prepare"):
+    with pytest.raises(TokenFileError, match="not found; run `dvc repro prepare`"):
         load(path)
     broken = {'{"kind": "bpe", "mer': "JSON", "[]": "an object", "{}": "a tokenizer"}
     for content, what in {**broken, '"text"': "an object"}.items():

@@ -94,9 +94,10 @@ def make_project(folder: Path, **changes: object) -> Path:
     nothing_yet = {"SWEEP": as_section([]), "BENCHMARKS": benchmark_section([])}
     readme = folder / "README.md"
     readme.write_bytes(fill(readme.read_bytes(), nothing_yet))
-    for name in ("own", "init"):
+    for name in ("own", "init", "tokenizer"):
         (folder / "data" / name).mkdir(parents=True)
-    shutil.copy(ROOT / "data/init/README.md", folder / "data/init")
+    for name in ("init", "tokenizer"):
+        shutil.copy(ROOT / "data" / name / "README.md", folder / "data" / name)
     (folder / "data" / "own" / "words.txt").write_text(words(1500), encoding="utf-8")
     set_params(folder, **{key.replace(".", "__"): value for key, value in TINY.items()})
     set_params(folder, **changes)

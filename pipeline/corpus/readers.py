@@ -86,15 +86,17 @@ def open_corpus(folder: Path) -> RawCorpus:
     """Read what `fetch` left, and check that no file is missing or changed; raises CorpusError."""
     manifest = folder / "manifest.json"
     try:
-        corpus = RawCorpus(folder=folder, **read_json(manifest, CorpusError, "run fetch"))
+        corpus = RawCorpus(
+            folder=folder, **read_json(manifest, CorpusError, "run `dvc repro fetch`")
+        )
     except TypeError:
-        raise CorpusError(f"{manifest}: not a manifest of fetch; run fetch again") from None
+        raise CorpusError(f"{manifest}: not a manifest of fetch; run `dvc repro fetch`") from None
     for entry in corpus.files:
         path = folder / "texts" / entry["path"]
         if not path.is_file():
-            raise CorpusError(f"{path}: missing since fetch; run fetch again")
+            raise CorpusError(f"{path}: missing since fetch; run `dvc repro fetch`")
         if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
-            raise CorpusError(f"{path}: changed since fetch; run fetch again")
+            raise CorpusError(f"{path}: changed since fetch; run `dvc repro fetch`")
     return corpus
 
 

@@ -38,6 +38,7 @@ from pipeline.storage import read_json, write_bytes
 
 MAGIC = b"TRACEGPT"
 VERSION = 1
+AGAIN = "run `dvc repro prepare`"
 _HEADER = struct.Struct("<8sIIQQ32s32s32x")
 
 
@@ -129,11 +130,11 @@ def read_tokens(path: Path, *, tokenizer_sha256: str | None = None) -> TokenFile
     try:
         found = _read_tensors(path) if path.suffix == ".pt" else _map_tokens(path)
     except FileNotFoundError as error:
-        raise TokenFileError(f"{error.filename or path}: not found; run prepare first") from None
+        raise TokenFileError(f"{error.filename or path}: not found; {AGAIN}") from None
     if tokenizer_sha256 is not None and found.tokenizer_sha256 != tokenizer_sha256:
         raise TokenFileError(
             f"{path}: made by the tokenizer {found.tokenizer_sha256[:12]}; "
-            f"allowed: {tokenizer_sha256[:12]}; run prepare again"
+            f"allowed: {tokenizer_sha256[:12]}; {AGAIN}"
         )
     return found
 
@@ -169,7 +170,7 @@ def load_split(folder: Path, split: str) -> TokenFile:
 def _of_this_run(path: Path, stated: dict[str, Any], meta: dict[str, Any]) -> TokenFile:
     file = read_tokens(path, tokenizer_sha256=meta["tokenizer"]["sha256"])
     if (len(file.tokens), file.sha256) != (stated["tokens"], stated["sha256"]):
-        raise TokenFileError(f"{path}: of another run than meta.json; run prepare again")
+        raise TokenFileError(f"{path}: of another run than meta.json; {AGAIN}")
     return file
 
 
@@ -181,8 +182,7 @@ def shard_name(split: str, number: int) -> str:
 def read_meta(folder: Path) -> dict[str, Any]:
     """meta.json, once its tokenizer is the one in tokenizer.json; raises TokenFileError."""
     meta, tokenizer = (
-        read_json(folder / name, TokenFileError, "run prepare")
-        for name in ("meta.json", "tokenizer.json")
+        read_json(folder / name, TokenFileError, AGAIN) for name in ("meta.json", "tokenizer.json")
     )
     try:
         found, stated = str(tokenizer["sha256"]), str(meta["tokenizer"]["sha256"])
@@ -192,7 +192,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     if found != stated:
         raise TokenFileError(
             f"{folder / 'tokenizer.json'}: found sha256 {found[:12]}; meta.json states "
-            f"{stated[:12]}; run prepare again"
+            f"{stated[:12]}; {AGAIN}"
         )
     assert isinstance(meta, dict)
     return meta
@@ -203,7 +203,7 @@ def _map_tokens(path: Path) -> TokenFile:
         header = file.read(_HEADER.size)
         size = file.seek(0, io.SEEK_END)
     if len(header) < _HEADER.size or header[:8] != MAGIC:
-        raise TokenFileError(f"{path}: not a token file of this pipeline; run prepare again")
+        raise TokenFileError(f"{path}: not a token file of this pipeline; {AGAIN}")
     _, version, itemsize, count, vocab_size, tokenizer, digest = _HEADER.unpack(header)
     if version != VERSION or itemsize not in (2, 4):
         raise TokenFileError(f"{path}: token file version {version}; allowed: {VERSION}")
@@ -226,12 +226,12 @@ def _read_tensors(path: Path) -> TokenFile:
     except FileNotFoundError:
         raise
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
-        raise TokenFileError(f"{path}: cut short or not token lists; run prepare again") from None
+        raise TokenFileError(f"{path}: cut short or not token lists; {AGAIN}") from None
     stated = meta["splits"][path.stem]
     try:
         ids = np.concatenate([np.empty(0, np.int32), *(tensor.numpy() for tensor in value)])
     except (AttributeError, TypeError, ValueError):
-        raise TokenFileError(f"{path}: not token lists of prepare; run prepare again") from None
+        raise TokenFileError(f"{path}: not token lists of prepare; {AGAIN}") from None
     if len(ids) != stated["tokens"]:
         raise TokenFileError(f"{path}: found {len(ids):,} ids; expected {stated['tokens']:,}")
     tokenizer = meta["tokenizer"]

@@ -266,9 +266,9 @@ def from_json(value: Any, where: str = "tokenizer") -> Tokenizer:
     raise TokenFileError(f"{where}: kind: found {kind!r}; allowed: {', '.join(KINDS)}")
 
 
-def load(path: Path) -> Tokenizer:
+def load(path: Path, remedy: str = "run `dvc repro prepare`") -> Tokenizer:
     """Read tokenizer.json; raises TokenFileError where it is missing, cut short or changed."""
-    return from_json(read_json(path, TokenFileError, "run prepare"), where=str(path))
+    return from_json(read_json(path, TokenFileError, remedy), where=str(path))
 
 
 def _finish(content: dict[str, Any]) -> Tokenizer:

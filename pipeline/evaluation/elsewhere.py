@@ -16,6 +16,8 @@ from pipeline.params import Params
 from pipeline.paths import TOKENS
 from pipeline.training.runtime import place
 
+NO_PLAIN_TEXT = (".jsonl", ".gz", ".zst", ".parquet", ".pt")
+
 
 class Scored(NamedTuple):
     """A text and how well a model predicts it."""
@@ -63,6 +65,12 @@ def score_elsewhere(params: Params, checkpoint: str, text: Path | None) -> list[
 
 
 def _read_text(path: Path) -> str:
+    if path.is_dir() or path.suffix.lower() in NO_PLAIN_TEXT:
+        found = "a folder" if path.is_dir() else path.suffix
+        raise CorpusError(
+            f"{path}: --text: found {found}; allowed: plain text "
+            "(corpus.path and `dvc repro` take the others)"
+        )
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:

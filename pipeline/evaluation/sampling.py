@@ -119,8 +119,10 @@ def generate(
 ) -> list[list[int]]:
     """New ids of each sample; the first has the seed `seed`, the next `seed` + 1, and so on.
 
-    A sample ends at stop_id, which is not part of it.
+    A sample ends at stop_id, which is not part of it. Raises ValueError for a prompt of no id.
     """
+    if not prompt:
+        raise ValueError("prompt: found no id; allowed: one or more, as [tokenizer.eot_id]")
     strategy = Strategy(temperature, top_k, top_p, min_p, repetition_penalty)
     draws = [Draw(strategy, seed + number) for number in range(num_samples)]
     drawn: list[list[int]] = [[] for _ in draws]

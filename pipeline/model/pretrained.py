@@ -30,6 +30,7 @@ from pipeline.model.gpt import ARCHITECTURES, GPT, GPTConfig
 from pipeline.model.huggingface import from_hf, settings_of
 from pipeline.model.tensor_file import read_safetensors, read_tensors
 from pipeline.params import SIZES
+from pipeline.paths import BEST
 from pipeline.storage import read_json, sha256_file
 
 TOKENIZER_FILE = "pipeline_tokenizer.json"  # this project's form, beside exported weights
@@ -132,8 +133,9 @@ def start_from(model: GPT, pretrained: Pretrained, tokenizer: tokenizers.Tokeniz
     if theirs.sha256 != tokenizer.sha256:
         raise CheckpointError(
             f"train.init_from: {source} was trained with another tokenizer ({theirs.kind}, "
-            f"{theirs.vocab_size} tokens) than data/tokens has ({tokenizer.kind}, "
-            f"{tokenizer.vocab_size} tokens)"
+            f"{theirs.vocab_size} tokens, sha256 {theirs.sha256[:8]}) than data/tokens has "
+            f"({tokenizer.kind}, {tokenizer.vocab_size} tokens, {tokenizer.sha256[:8]}); allowed: "
+            "the same: prepare.tokenizer: file, and its own in data/tokenizer (README.md there)"
         )
     started = GPT(replace(wanted, gelu=found.gelu))
     state = pretrained.model.state_dict()
@@ -159,7 +161,8 @@ def _weights_file(path: Path) -> Path:
     if not path.is_dir():
         if not path.exists():
             sizes = ", ".join(SIZES)
-            raise CheckpointError(f"{path}: not found; allowed: {sizes}, a file or a folder")
+            made = "`dvc repro` trains it; " if path == BEST else ""
+            raise CheckpointError(f"{path}: not found; {made}allowed: {sizes}, a file or a folder")
         return path
     for name in WEIGHTS_FILES:
         if (path / name).is_file():

@@ -265,9 +265,10 @@ def commits_node(tree: Tree, stages: list[str]) -> Node:
         what = ", ".join(differs) if differs else "there is no commit"
         return Node("commits with this code and these parameters: none", f"uncommitted: {what}")
     newest = git("log", "-1", "--format=%h %s", found[0]).decode().strip()
+    more = len(found) - 5
     return Node(
         f"commits with this code and these parameters: {len(found)}, newest {newest}",
-        children=[Node(commit) for commit in found[:5]],
+        children=[*map(Node, found[:5]), *([Node(f"{more} more")] if more > 0 else [])],
     )
 
 

@@ -56,7 +56,10 @@ def read_stages(path: Path = DVC_FILE) -> list[Stage]:
 def dvc_json(*arguments: str) -> Any:
     """What a command of DVC says in JSON; raises ReportError where it fails."""
     command = [sys.executable, "-m", "dvc", *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    # Ctrl-C is the caller's to answer: a sweep's command still asks how its runs stand
+    done = subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", start_new_session=True
+    )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["it said nothing"]
         raise ReportError(f"dvc {arguments[0]}: {lines[0].removeprefix('ERROR: ')}")

@@ -44,6 +44,7 @@ def watch(
             idle = 0
             if not queue.workers():
                 start(workers)
-        show.update(status)
+        if not stopping:  # what was never queued would count as done
+            show.update(status)
         time.sleep(SECONDS_BETWEEN_LOOKS)
     return started

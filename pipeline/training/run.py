@@ -21,7 +21,15 @@ from pipeline.evaluation.sampling import generate, prompt_ids
 from pipeline.model.gpt import GPT, GPTConfig
 from pipeline.model.pretrained import load_pretrained, start_from
 from pipeline.params import Params
-from pipeline.paths import CHECKPOINTS, HISTORY, META, RUN, SAMPLES, TOKENIZER, TOKENS
+from pipeline.paths import (
+    CHECKPOINTS,
+    HISTORY,
+    META,
+    RUN,
+    SAMPLES_ON_THE_WAY,
+    TOKENIZER,
+    TOKENS,
+)
 from pipeline.processes import stop_on_signals
 from pipeline.randomness import seed_for
 from pipeline.storage import sha256_file, sha256_json, write_json
@@ -88,7 +96,7 @@ def run(params: Params, ranks: Ranks, threads: int) -> None:
     stopping = stop_on_signals(STOP_SIGNALS)
     call_at_end_of_starter(lambda: stopping.append(signal.SIGTERM))
     hooks = _hooks(params, tokenizer, val_tokens, val_batch_size, runtime, show, stopping)
-    outputs = Outputs(CHECKPOINTS, HISTORY, SAMPLES)
+    outputs = Outputs(CHECKPOINTS, HISTORY, SAMPLES_ON_THE_WAY)
     try:
         with show:
             fit(trainer, hooks, outputs, resume, params.log.save_interval)

@@ -124,7 +124,8 @@ class Runtime:
     def describe(self) -> str:
         """The choices in one line."""
         compiled = "compiled" if self.compile else "eager"
-        threads = f", {self.threads} threads" if self.device == "cpu" else ""
+        several = "" if self.threads == 1 else "s"
+        threads = f", {self.threads} thread{several}" if self.device == "cpu" else ""
         return (
             f"{self.device}, {self.precision}, {self.attention} attention, {compiled}, "
             f"{self.numerics} numerics{threads}"

@@ -1,4 +1,4 @@
-"""The one form of every text that a model wrote: `reports/samples.txt` and the README show it.
+"""The one form of every text that a model wrote, in `samples.txt` and the README.
 
 A sample is {"step": int, "text": str} during training, and {"prompt": str, "settings": {...},
 "text": str} of the finished model. Blocks only ever follow each other, so that train can append
