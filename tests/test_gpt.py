@@ -10,15 +10,10 @@ from pipeline.model.gpt import (
     ARCHITECTURES,
     CANON_TAPS,
     GPT,
-    GRAM_HASH,
-    GRAM_ROWS,
-    GRAMS,
     HEAD_BLOCK,
-    NO_TOKEN,
     QUERY_BLOCK,
     Canon,
     GPTConfig,
-    gram_rows,
     rms_norm,
 )
 
@@ -127,27 +122,6 @@ def test_every_second_block_from_the_last_has_value_embeddings(layers: int, tabl
         block.register_forward_pre_hook(lambda _, args: given.append(args[-1] is not None))
     model(ids())
     assert given == [bool((layers - i) % 2) for i in range(layers)]
-
-
-@pytest.mark.parametrize(("number", "order"), list(enumerate(GRAMS)))
-def test_an_n_grams_embedding_stands_where_its_last_token_does(number: int, order: int) -> None:
-    model, x = randomised("canon"), ids()
-    x[0, 3:6] = torch.tensor([7, 8, 9])
-    text = torch.cat((torch.full((x.size(0), 2), NO_TOKEN), x), dim=1)
-    rows = gram_rows(text, order)
-    last, before, first = GRAM_HASH
-    assert rows[0, 5] == (9 * last + 8 * before + (7 * first if order == 3 else 0)) % GRAM_ROWS
-    nothing = before + (first if order == 3 else 0)
-    assert rows[0, 0] == (x[0, 0] * last - nothing) % GRAM_ROWS
-    assert (rows != rows[0, 5]).sum() == rows.numel() - 1
-    added: list[torch.Tensor] = []
-    model.h[0].register_forward_pre_hook(lambda _, args: added.append(args[0]))
-    model.features(x)
-    with torch.no_grad():
-        model.grams[number].weight[rows[0, 5]] += 1.0
-    model.features(x)
-    changed = (added[0] != added[1]).any(dim=-1)
-    assert changed.nonzero().tolist() == [[0, 5]]
 
 
 def test_compiled_gelu_is_the_same_function() -> None:

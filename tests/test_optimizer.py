@@ -95,6 +95,6 @@ def test_muons_and_the_embeddings_rates_are_their_multiples_of_lr(
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         matrix = name.startswith("h.") and parameter.dim() == 2
-        table = name.startswith(("wte.", "values.", "grams."))
+        table = name.startswith(("wte.", "values."))
         expected = embedding if table else block if matrix else 0.005
         assert rates[id(parameter)] == pytest.approx(expected), name

@@ -9,12 +9,10 @@ rotary positions (Su et al. 2021), RMSNorm without parameters (also right after 
 queries and keys normalised after the rotation, ReLU squared (So et al. 2021), an untied head,
 no biases, residual projections and head initialised to zero.
 
-`canon` is `modern` with three additions, a better model for the same time that transformers has no
+`canon` is `modern` with two additions, a better model for the same time that transformers has no
 class for: Canon layers, by which each block also reads the three tokens before each (Allen-Zhu
-2025), value embeddings, tables of their own that add to attention's values in every second
-block (Zhou et al. 2024; as in nanochat, Karpathy 2025), and n-gram embeddings: each token with
-the one before it, and with the two, in tables whose rows they share by a hash (Huang et al. 2025,
-"Over-Tokenized Transformer").
+2025), and value embeddings, tables of their own that add to attention's values in every second
+block (Zhou et al. 2024; as in nanochat, Karpathy 2025).
 
 Shapes: B sequences, T tokens, C channels, V vocabulary, H heads, D head size.
 """
@@ -34,11 +32,6 @@ QUERY_BLOCK = 128  # tokens; a shorter block skips more of the future, in smalle
 GELU_SLOPE = math.sqrt(8 / math.pi)
 HEAD_BLOCK = 16384  # of the vocabulary: on a CPU the widest product that is fast
 CANON_TAPS = 3  # tokens before each that a Canon layer reads
-GRAMS = (2, 3)  # tokens that have an embedding together
-EARLIER = 2  # of a token's n-grams: the ids before it
-GRAM_ROWS = 8191  # of each table, whatever the vocabulary; a prime
-GRAM_HASH = (27191, 36313, 51001)  # primes: what each id is multiplied by, the last one's first
-NO_TOKEN = -1  # before a text's first
 IGNORE = -1  # a target that counts for nothing: padding
 
 
@@ -98,15 +91,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((x1 * cos + x2 * sin, x2 * cos - x1 * sin), dim=-1)
 
 
-def gram_rows(text: Tensor, order: int) -> Tensor:
-    """The row of each token's n-gram in its table, (B, T), for ids (B, EARLIER + T)."""
-    end = text.size(1)
-    rows = GRAM_HASH[0] * text[:, EARLIER:]
-    for distance in range(1, order):
-        rows = rows + GRAM_HASH[distance] * text[:, EARLIER - distance : end - distance]
-    return rows % GRAM_ROWS
-
-
 class LayerCache:
     """One layer's keys and values of the tokens read so far, (B, H, T, D)."""
 
@@ -115,8 +99,6 @@ class LayerCache:
         B, H, _, D = shape
         self.before = like.new_zeros(2, B, CANON_TAPS, H * D)  # what its Canon layers read last
         self.length = 0
-        # of the first layer's: the ids that were read last
-        self.last = torch.full((B, EARLIER), NO_TOKEN, device=like.device)
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of all tokens, with those of new ones added."""
@@ -284,13 +266,9 @@ class GPT(nn.Module):
         gpt2 = config.architecture == "gpt2"
         self.wte = Embedding(config.vocab_size, config.n_embd)
         self.wpe = Embedding(config.block_size, config.n_embd) if gpt2 else None
-        canon = config.architecture == "canon"
-        tables = (config.n_layer + 1) // 2 if canon else 0
+        tables = (config.n_layer + 1) // 2 if config.architecture == "canon" else 0
         self.values = nn.ModuleList(
             Embedding(config.vocab_size, config.n_embd) for _ in range(tables)
-        )
-        self.grams = nn.ModuleList(
-            Embedding(GRAM_ROWS, config.n_embd) for _ in (GRAMS if canon else ())
         )
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = norm(config)
@@ -319,7 +297,7 @@ class GPT(nn.Module):
                 nn.init.zeros_(parameter)
             elif parameter.dim() == 1:
                 nn.init.ones_(parameter)
-            elif "canon" in name or name.startswith("grams."):
+            elif "canon" in name:
                 nn.init.zeros_(parameter)
             elif gpt2:
                 std = 0.02 / math.sqrt(2 * config.n_layer) if "c_proj" in name else 0.02
@@ -343,7 +321,7 @@ class GPT(nn.Module):
 
     def freeze(self, layers: int) -> None:
         """Keep the embeddings and the first blocks as they are; a tied head is an embedding."""
-        for part in (self.wte, self.wpe, self.values, self.grams, *self.h[:layers]):
+        for part in (self.wte, self.wpe, self.values, *self.h[:layers]):
             if part is not None:
                 part.requires_grad_(False)
 
@@ -373,13 +351,6 @@ class GPT(nn.Module):
             x = F.dropout(x, self.config.dropout, self.training)
         else:
             cos, sin = self.cos[start:end], self.sin[start:end]  # type: ignore[index]
-            if self.grams:
-                before = cache[0].last if cache else idx.new_full((len(idx), EARLIER), NO_TOKEN)
-                text = torch.cat((before, idx), dim=1)
-                for order, table in zip(GRAMS, self.grams, strict=True):
-                    x = x + table(gram_rows(text, order))
-                if cache:
-                    cache[0].last = text[:, -EARLIER:]
             x = rms_norm(x)
         for i, block in enumerate(self.h):
             # every second block, the last among them

@@ -17,7 +17,7 @@ from pipeline.training.sharding import sharded_as, whole
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024
 NEWTON_SCHULZ_STEPS = 5
-TABLES = ("wte.", "values.", "grams.")  # looked up by ids
+TABLES = ("wte.", "values.")  # looked up by ids
 
 
 def orthogonalise(matrices: Tensor, dtype: torch.dtype) -> Tensor:
