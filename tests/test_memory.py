@@ -67,7 +67,7 @@ def test_a_prepared_projects_own_model_has_its_vocabulary(finished: Path) -> Non
     set_params(finished, prepare__tokenizer="gpt2")  # not prepared yet: its tokens are known
     table = plan("--device", "cpu", "--nproc", "1", project=finished)
     row = next(line for line in table.stdout.splitlines() if " params.yaml " in line)
-    assert " 1.6 M " in row  # 2 times 50,257 rows of 16
+    assert " 2.4 M " in row  # 3 times 50,257 rows of 16: embedding, values, head
 
 
 MEASURED = [

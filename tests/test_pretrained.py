@@ -330,8 +330,10 @@ def test_a_setting_that_disagrees_with_the_weights_is_named(
 
 def test_another_tokenizer_is_refused() -> None:
     other = char_tokenizer(["a"])
-    with pytest.raises(CheckpointError, match=r"another tokenizer .byte, 257 tokens. than data/"):
+    found = r"another tokenizer .byte, 257 tokens, sha256 \w{8}. than data/tokens has .char, 258"
+    with pytest.raises(CheckpointError, match=found) as caught:
         started(GPTConfig("gpt2", 2, 2, 128, 8, other.vocab_size), tokenizer=other)
+    assert "allowed: the same: prepare.tokenizer: file, and its own in " in str(caught.value)
 
 
 def test_frozen_layers_get_no_gradient() -> None:
