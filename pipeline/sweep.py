@@ -81,7 +81,11 @@ def run(
             if stopping:
                 break
             show.line(f"queueing {number + 1} of {len(todo)}: {member.name}")
-            queues.add(member, copied)
+            try:
+                queues.add(member, copied)
+            except SweepError:  # Ctrl-C may reach DVC before it has a session of its own
+                if not stopping:
+                    raise
         started = watch(queue, plan, workers, show, stopping)
     found = experiments(plan.baseline)
     for each, start in started.items():
