@@ -169,14 +169,14 @@ def test_what_dvcignore_names_is_no_part_of_a_folder(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(finished)
-    before = WorkingTree().md5("data/own", "")
+    before = WorkingTree().md5("data/own")
     (finished / "data/own/old.bak").write_text("x")
-    assert WorkingTree().md5("data/own", "") != before
+    assert WorkingTree().md5("data/own") != before
     (finished / ".dvcignore").write_text("*.bak\n")
     revisions.dvcignore.cache_clear()
-    assert WorkingTree().md5("data/own", "") == before
+    assert WorkingTree().md5("data/own") == before
     commit(finished)
-    assert Revision("HEAD").md5("data/own", "") == before
+    assert Revision("HEAD").md5("data/own") == before
 
 
 @pytest.mark.parametrize("command", [["trace", "val.loss"], ["verify"]])
@@ -223,9 +223,9 @@ def test_names_that_git_quotes_are_hashed_as_dvc_does(
     (finished / "data/own/sub/with space & ünï.txt").write_text("text")
     commit(finished)
     monkeypatch.chdir(finished)
-    here = WorkingTree().md5("data/own", "")
+    here = WorkingTree().md5("data/own")
     assert here is not None
-    assert Revision("HEAD").md5("data/own", "") == here
+    assert Revision("HEAD").md5("data/own") == here
 
 
 def test_what_dvc_add_keeps_is_part_of_a_commits_folder(
@@ -237,9 +237,9 @@ def test_what_dvc_add_keeps_is_part_of_a_commits_folder(
     run(finished, "dvc", "add", "-q", "data/own/added.txt", "data/own/added")
     commit(finished)
     monkeypatch.chdir(finished)
-    here = WorkingTree().md5("data/own", "")
+    here = WorkingTree().md5("data/own")
     assert here is not None
-    assert Revision("HEAD").md5("data/own", "") == here
+    assert Revision("HEAD").md5("data/own") == here
 
 
 def test_a_name_that_several_experiments_have_is_refused_with_their_commits(

@@ -61,7 +61,7 @@ class Node:
 
 def check_path(tree: Tree, path: str, locked: str) -> str:
     """What is wrong with a file or folder that dvc.lock records, or ''."""
-    actual = tree.md5(path, locked)
+    actual = tree.md5(path)
     if actual is None:
         return f"missing or damaged, dvc.lock has md5 {locked}"
     if actual != locked:
@@ -143,7 +143,7 @@ def _object(data: bytes, path: Path) -> dict[str, Any]:
 
 
 def _platform(tree: Tree) -> Node:
-    data = tree.read_output(RUN.as_posix())
+    data = tree.read(RUN.as_posix())
     if data is None:
         return Node("platform", f"{RUN} is missing")
     try:
@@ -154,7 +154,7 @@ def _platform(tree: Tree) -> Node:
 
 
 def _corpus(tree: Tree) -> Node:
-    raw, meta = tree.read_output(MANIFEST.as_posix()), tree.read_output(META.as_posix())
+    raw, meta = tree.read(MANIFEST.as_posix()), tree.read(META.as_posix())
     if raw is None or meta is None:
         return Node("corpus", f"{MANIFEST} or {META} is missing")
     try:

@@ -14,10 +14,8 @@ from typing import Any
 
 from pathspec import GitIgnoreSpec
 
-from pipeline.dvc_cache import DvcCache
-from pipeline.dvc_lock import LOCK, outputs, parse_lock
+from pipeline.dvc_lock import LOCK, parse_lock
 from pipeline.errors import ParamsError, ReportError
-from pipeline.storage import parse_yaml
 
 
 def md5(data: bytes) -> str:
@@ -71,7 +69,7 @@ class WorkingTree:
         file = Path(path)
         return file.read_bytes() if file.is_file() else None
 
-    def md5(self, path: str, locked: str) -> str | None:
+    def md5(self, path: str) -> str | None:
         """The DVC hash of a file or folder as it is now, None where it is missing."""
         target = Path(path)
         if target.is_dir():
@@ -79,74 +77,37 @@ class WorkingTree:
             return folder_md5({f.relative_to(target).as_posix(): _file_md5(f) for f in files})
         return _file_md5(target) if target.is_file() else None
 
-    read_output = read
-
 
 class Revision:
-    """The project as a commit holds it, its cached data in DVC's cache."""
+    """The project as a commit holds it, what DVC tracks as its cache or a remote has it."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.cache = name, DvcCache()
-        self.commit = resolve(name)
-        self._outputs = {out["path"]: out["md5"] for out in outputs(read_lock(self))}
+        from dvc.api import DVCFileSystem  # a second to import
+
+        self.name, self.commit = name, resolve(name)
+        self._files = DVCFileSystem(rev=self.commit)
 
     def read(self, path: str) -> bytes | None:
-        done = subprocess.run(
-            ["git", "cat-file", "blob", f"{self.commit}:./{path}"], capture_output=True
-        )
-        return done.stdout if done.returncode == 0 else None
+        try:
+            return bytes(self._files.read_bytes(path))
+        except OSError:
+            return None
 
-    def md5(self, path: str, locked: str) -> str | None:
-        """Of what git holds, its hash; of cached data, the hash if the cache holds it whole."""
-        data = self.read(path)
-        if data is None:
-            data = self.cache.read(locked)
-        if data is None:
-            listing = git(
-                "ls-tree", "-r", "-z", "--name-only", self.commit, "--", path, check=False
-            )
-            ignored = ignore_spec(self.read(".dvcignore"))
-            names = [name for name in listing.decode().split("\0") if name not in ("", path)]
-            names = [name for name in names if not ignored.match_file(name)]
-            files = {
-                str(PurePosixPath(n).relative_to(path)): md5(self.read(n) or b"") for n in names
-            }
-            for name in names:
-                if name.endswith(".dvc"):
-                    files |= self._added(PurePosixPath(name), PurePosixPath(path))
-            if files:
-                return folder_md5(files)
-            if any(f"{path}/".startswith(f"{out}/") for out in self._outputs):
-                return None
+    def md5(self, path: str) -> str | None:
+        """The DVC hash of a file's or folder's content, None where any of it is missing."""
+        if not self._files.exists(path):
             # a text of the user's own that neither git nor DVC holds: as it is on disk
-            return WorkingTree().md5(path, locked)
-        if locked.endswith(".dir") and md5(data) + ".dir" == locked:
-            for name in self.cache.listing(locked).values():
-                held = self.cache.read(name)
-                if held is None or md5(held) != name:
-                    return None
-            return locked
-        return md5(data)
-
-    def _added(self, dvc_file: PurePosixPath, folder: PurePosixPath) -> dict[str, str]:
-        """{path in the folder: md5} of what a .dvc file in it says that `dvc add` keeps."""
+            return WorkingTree().md5(path)
+        if not self._files.isdir(path):
+            data = self.read(path)
+            return None if data is None else md5(data)
         files: dict[str, str] = {}
-        data, remedy = self.read(str(dvc_file)) or b"", "allowed: as `dvc add` writes it"
-        for out in parse_yaml(data, dvc_file, ReportError, remedy).get("outs", []):
-            target = str((dvc_file.parent / out["path"]).relative_to(folder))
-            inner = self.cache.listing(out["md5"]) if out["md5"].endswith(".dir") else {}
-            files |= {f"{target}/{name}": held for name, held in inner.items()}
-            if not inner:
-                files[target] = out["md5"]
-        return files
-
-    def read_output(self, path: str) -> bytes | None:
-        """A file inside a cached output."""
-        for out, name in self._outputs.items():
-            if path.startswith(f"{out}/") and name.endswith(".dir"):
-                inner = self.cache.listing(name).get(path.removeprefix(f"{out}/"))
-                return self.cache.read(inner) if inner else None
-        return self.read(path)
+        for name in self._files.find(path, dvcfiles=True):
+            data = self.read(name)
+            if data is None:
+                return None
+            files[str(PurePosixPath(name).relative_to(path))] = md5(data)
+        return folder_md5(files) if files else None
 
 
 Tree = WorkingTree | Revision
@@ -176,10 +137,7 @@ def _ignored(path: Path) -> bool:
 @cache
 def dvcignore() -> GitIgnoreSpec:
     """The patterns in .dvcignore."""
-    return ignore_spec(WorkingTree().read(".dvcignore"))
-
-
-def ignore_spec(data: bytes | None) -> GitIgnoreSpec:
+    data = WorkingTree().read(".dvcignore")
     return GitIgnoreSpec.from_lines((data or b"").decode().splitlines())
 
 
