@@ -207,6 +207,21 @@ class TrainParams(Section):
         return self
 
     @model_validator(mode="after")
+    def _the_order_reads_its_settings(self) -> Self:
+        order = self.batch_order
+        if self.max_seq_len is not None and order != "documents":
+            raise ValueError(
+                f"max_seq_len: found {self.max_seq_len} with batch_order {order}, which has no use "
+                "for it; allowed: null, or batch_order: documents"
+            )
+        if self.stride is not None and order == "random":
+            raise ValueError(
+                f"stride: found {self.stride} with batch_order random, whose sequences do not "
+                "follow one another; allowed: null, or another batch_order"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _processes_know_how_to_share(self) -> Self:
         if self.parallel == "none" and self.nproc not in (1, "auto"):
             raise ValueError(f"parallel: found none with nproc {self.nproc}; allowed: ddp, fsdp")

@@ -234,9 +234,13 @@ def test_sequences_longer_than_the_context_are_refused(
 ) -> None:
     enter_project(tmp_path, monkeypatch)
     set_param("block_size", "128")
+    set_param("batch_order", "documents")
     set_param(key, "129")
     message = rf"params.yaml: train\.{key}: found 129; allowed: 1 to model.block_size \(128\)"
     with pytest.raises(ParamsError, match=message):
         load_params()
     set_param(key, "128")
     assert getattr(load_params().train, key) == 128
+    set_param("batch_order", "random")
+    with pytest.raises(ParamsError, match=rf"train\.{key}: found 128 with batch_order random"):
+        load_params()

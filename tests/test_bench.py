@@ -312,7 +312,8 @@ def test_a_record_without_its_parts_is_one_line(finished: Path) -> None:
 def test_the_projects_own_choices_do_not_change_a_workload() -> None:
     shipped = load_params(ROOT / "params.yaml")
     train = {"micro_batch_size": "auto", "sequences_per_step": 8, "precision": "fp32"}
-    train |= {"stride": 100, "max_seq_len": 300}  # more than the context of a workload
+    # more than the context of a workload
+    train |= {"batch_order": "documents", "stride": 100, "max_seq_len": 300}
     own = Params.model_validate(merged(shipped.model_dump(), {"train": train}))
     settings = SPEED["char"].settings()
     assert with_settings(own, settings).train == with_settings(shipped, settings).train
