@@ -14,7 +14,10 @@ from pipeline.model.gpt import (
     QUERY_BLOCK,
     Canon,
     GPTConfig,
+    from_before,
     rms_norm,
+    rotary_tables,
+    rotated_pairs,
 )
 
 SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 16, "vocab_size": 61}
@@ -98,19 +101,34 @@ def test_a_canon_layer_is_a_depthwise_convolution_of_what_came_before() -> None:
 
 def test_value_embeddings_are_each_tokens_own_values() -> None:
     shape = {**SHAPE, "n_layer": 1, "vocab_size": 20}  # ids fewer than channels: any map of them
-    canon, modern = GPT(GPTConfig("canon", **shape)), GPT(GPTConfig("modern", **shape))
+    tables, products = GPT(GPTConfig("canon", **shape)), GPT(GPTConfig("canon", **shape))
     generator = torch.Generator().manual_seed(2)
-    for parameter in modern.parameters():
-        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
-    features = rms_norm(rms_norm(modern.wte.weight)).detach().double()  # (V, C)
-    values = modern.h[0].attn.c_attn.weight.detach()[64:].double()
-    state = {**canon.state_dict(), **modern.state_dict()}
+    for name, parameter in products.named_parameters():
+        if "values" not in name and "canon" not in name:
+            torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    features = rms_norm(rms_norm(products.wte.weight)).detach().double()  # (V, C)
+    values = products.h[0].attn.c_attn.weight.detach()[64:].double()
+    state = products.state_dict()
     state["h.0.attn.c_attn.weight"] = state["h.0.attn.c_attn.weight"].clone()
     state["h.0.attn.c_attn.weight"][64:] = 0
     state["values.0.weight"] = (features @ values.T).float()
-    canon.load_state_dict(state)
+    tables.load_state_dict(state)
     x = ids() % 20
-    torch.testing.assert_close(canon(x)[0], modern(x)[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(tables(x)[0], products(x)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_half_of_a_canon_key_carries_no_position_and_is_of_the_token_before() -> None:
+    config = GPTConfig("canon", **{**SHAPE, "n_embd": 40})  # heads of 10: five pairs
+    assert rotated_pairs(config) == 3
+    _, sin = rotary_tables(config)
+    assert bool((sin[1:, :3] != 0).all())
+    assert bool((sin[:, 3:] == 0).all())
+    k = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(3))
+    found = from_before(k, 3)
+    own, before = [0, 1, 2, 5, 6, 7], [3, 4, 8, 9]
+    assert torch.equal(found[..., own], k[..., own])
+    assert torch.equal(found[:, :, 1:, before], k[:, :, :-1, before])
+    assert bool((found[:, :, 0, before] == 0).all())
 
 
 @pytest.mark.parametrize(("layers", "tables"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)])

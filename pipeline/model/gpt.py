@@ -9,10 +9,12 @@ rotary positions (Su et al. 2021), RMSNorm without parameters (also right after 
 queries and keys normalised after the rotation, ReLU squared (So et al. 2021), an untied head,
 no biases, residual projections and head initialised to zero.
 
-`canon` is `modern` with two additions, a better model for the same time that transformers has no
-class for: Canon layers, by which each block also reads the three tokens before each (Allen-Zhu
-2025), and value embeddings, tables of their own that add to attention's values in every second
-block (Zhou et al. 2024; as in nanochat, Karpathy 2025).
+`canon` is `modern` with three additions, a better model for the same time that transformers has no
+class for: a Canon layer before each MLP, which so also reads the three tokens before each
+(Allen-Zhu 2025); value embeddings, tables of their own that add to attention's values in every
+second block (Zhou et al. 2024; as in nanochat, Karpathy 2025); and keys of which half, the
+channels without rotary positions, are of the token before, so that one layer finds what followed
+a token earlier in the text (as in modded-nanogpt, Jordan et al. 2024).
 
 Shapes: B sequences, T tokens, C channels, V vocabulary, H heads, D head size.
 """
@@ -76,11 +78,19 @@ def norm(config: GPTConfig) -> nn.Module:
     return nn.RMSNorm(config.n_embd, NORM_EPS["modern"], elementwise_affine=False)
 
 
-def rotary_tables(head_size: int, block_size: int) -> tuple[Tensor, Tensor]:
+def rotated_pairs(config: GPTConfig) -> int:
+    """Pairs of a head's channels that carry positions: all D / 2, in canon the first half."""
+    pairs = config.n_embd // config.n_head // 2
+    return pairs - pairs // 2 if config.architecture == "canon" else pairs
+
+
+def rotary_tables(config: GPTConfig) -> tuple[Tensor, Tensor]:
     """cos and sin of every position's angles, each (T, D / 2)."""
     cpu = torch.device("cpu")  # for build_model's too: meta's arithmetic loads torch's compiler
-    frequencies = ROPE_BASE ** -(torch.arange(0, head_size, 2, device=cpu).float() / head_size)
-    angles = torch.outer(torch.arange(block_size, device=cpu).float(), frequencies)
+    pairs, rotated = config.n_embd // config.n_head // 2, rotated_pairs(config)
+    frequencies = ROPE_BASE ** -(torch.arange(rotated, device=cpu).float() / rotated)
+    frequencies = F.pad(frequencies, (0, pairs - rotated))
+    angles = torch.outer(torch.arange(config.block_size, device=cpu).float(), frequencies)
     return angles.cos(), angles.sin()
 
 
@@ -91,13 +101,20 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((x1 * cos + x2 * sin, x2 * cos - x1 * sin), dim=-1)
 
 
+def from_before(k: Tensor, rotated: int) -> Tensor:
+    """Keys (B, H, T, D) with all but the rotated pairs from the token before, the first's zeros."""
+    parts = zip(k.chunk(2, -1), F.pad(k, (0, 0, 1, -1)).chunk(2, -1), strict=True)
+    halves = [torch.cat((own[..., :rotated], before[..., rotated:]), -1) for own, before in parts]
+    return torch.cat(halves, -1)
+
+
 class LayerCache:
     """One layer's keys and values of the tokens read so far, (B, H, T, D)."""
 
     def __init__(self, shape: tuple[int, int, int, int], like: Tensor) -> None:
         self.k, self.v = (torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in "kv")
         B, H, _, D = shape
-        self.before = like.new_zeros(2, B, CANON_TAPS, H * D)  # what its Canon layers read last
+        self.before = like.new_zeros(B, CANON_TAPS, H * D)  # what its Canon layer read last
         self.length = 0
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,6 +155,7 @@ class Attention(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.n_head, self.dropout = config.n_head, config.dropout
+        self.canon, self.rotated = config.architecture == "canon", rotated_pairs(config)
         bias = config.bias and config.architecture == "gpt2"
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd, bias=bias)
         self.c_proj = Linear(config.n_embd, config.n_embd, bias=bias)
@@ -163,6 +181,8 @@ class Attention(nn.Module):
             q, k = q.to(v.dtype), k.to(v.dtype)
         if cache is not None:  # many tokens into an empty cache, or one, which sees all before it
             k, v = cache.extend(k, v)
+        if self.canon:
+            k = from_before(k, self.rotated)
         dropout = self.dropout if self.training else 0.0
         if self.kernel == "sdpa":
             y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=T > 1)
@@ -212,8 +232,7 @@ class Block(nn.Module):
         self.attn = Attention(config)
         self.ln_2 = norm(config)
         self.mlp = MLP(config)
-        self.canon_1 = Canon(config) if config.architecture == "canon" else None
-        self.canon_2 = Canon(config) if config.architecture == "canon" else None
+        self.canon = Canon(config) if config.architecture == "canon" else None
         self.dropout = config.dropout
 
     def forward(
@@ -225,14 +244,10 @@ class Block(nn.Module):
         values: Tensor | None,
     ) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        before = (None, None) if cache is None else cache.before
-        y = self.ln_1(x)
-        if self.canon_1 is not None:
-            y = self.canon_1(y, before[0])
-        x = x + F.dropout(self.attn(y, cos, sin, cache, values), dropout)
+        x = x + F.dropout(self.attn(self.ln_1(x), cos, sin, cache, values), dropout)
         y = self.ln_2(x)
-        if self.canon_2 is not None:
-            y = self.canon_2(y, before[1])
+        if self.canon is not None:
+            y = self.canon(y, None if cache is None else cache.before)
         return x + F.dropout(self.mlp(y), dropout)
 
 
@@ -276,7 +291,7 @@ class GPT(nn.Module):
         if gpt2:
             self.lm_head.weight = self.wte.weight
         else:
-            cos, sin = rotary_tables(config.n_embd // config.n_head, config.block_size)
+            cos, sin = rotary_tables(config)
             self.register_buffer("cos", cos, persistent=False)
             self.register_buffer("sin", sin, persistent=False)
 
@@ -297,8 +312,9 @@ class GPT(nn.Module):
                 nn.init.zeros_(parameter)
             elif parameter.dim() == 1:
                 nn.init.ones_(parameter)
-            elif "canon" in name:
-                nn.init.zeros_(parameter)
+            elif "canon" in name:  # as nn.Conv1d's of four taps, the token's own among them
+                bound = 1 / math.sqrt(CANON_TAPS + 1)
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
             elif gpt2:
                 std = 0.02 / math.sqrt(2 * config.n_layer) if "c_proj" in name else 0.02
                 nn.init.normal_(parameter, std=std, generator=generator)
@@ -395,5 +411,5 @@ class GPT(nn.Module):
         config = self.config
         weights = 12 * config.n_layer * config.n_embd**2 + config.n_embd * config.vocab_size
         if config.architecture == "canon":
-            weights += 2 * CANON_TAPS * config.n_layer * config.n_embd
+            weights += CANON_TAPS * config.n_layer * config.n_embd
         return 6 * weights + 12 * config.n_layer * config.n_embd * config.block_size

@@ -65,8 +65,7 @@ class CanonForCausalLM(PreTrainedModel, GenerationMixin):
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         if isinstance(module, GPT):  # the tables are in no file
-            config = module.config
-            cos, sin = rotary_tables(config.n_embd // config.n_head, config.block_size)
+            cos, sin = rotary_tables(module.config)
             module.cos.copy_(cos)
             module.sin.copy_(sin)
 

@@ -82,7 +82,7 @@ def block_activations(config: GPTConfig, setting: Setting) -> float:
     if config.architecture != "gpt2":
         inner += 3  # queries and keys before and after their norm
     if config.architecture == "canon":
-        inner += 2  # what the taps read
+        inner += 1  # what the taps read
     kept = B * T * C * (2 * FP32 + inner * low)  # and the two sums of the residual stream
     if setting.device == "cpu" and T <= MATMUL_ATTENTION_UP_TO:
         # the softmax, and as it was before: a cast or, as measured, room that nothing else takes
