@@ -242,6 +242,21 @@ def test_what_dvc_add_keeps_is_part_of_a_commits_folder(
     assert Revision("HEAD").md5("data/own") == here
 
 
+def test_a_commits_data_is_looked_for_here_alone(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(finished, "dvc", "remote", "add", "-q", "-d", "far", "s3://bucket/far")
+    commit(finished)
+    monkeypatch.chdir(finished)
+    here = WorkingTree().md5("data/checkpoints")
+    assert Revision("HEAD").md5("data/checkpoints") == here
+    shutil.rmtree(".dvc/cache/files/md5")
+    assert Revision("HEAD").md5("data/checkpoints") is None
+    assert Revision("HEAD").read("data/checkpoints/run.json") is None
+    found = lines(trace(finished, "val.loss", "--rev", "HEAD", check=False))
+    assert any(re.match("data/checkpoints md5 .* missing or damaged", line) for line in found)
+
+
 def test_a_name_that_several_experiments_have_is_refused_with_their_commits(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,18 +79,21 @@ class WorkingTree:
 
 
 class Revision:
-    """The project as a commit holds it, what DVC tracks as its cache or a remote has it."""
+    """The project as a commit holds it, what DVC tracks as DVC's cache holds it."""
 
     def __init__(self, name: str) -> None:
         from dvc.api import DVCFileSystem  # a second to import
+        from dvc_data.index import DataIndexError  # of a folder whose listing is missing
 
         self.name, self.commit = name, resolve(name)
-        self._files = DVCFileSystem(rev=self.commit)
+        # without a remote: what a commit's results are made of is to be here
+        self._files = DVCFileSystem(rev=self.commit, config={"core": {"remote": ""}})
+        self._missing = (OSError, DataIndexError)
 
     def read(self, path: str) -> bytes | None:
         try:
             return bytes(self._files.read_bytes(path))
-        except OSError:
+        except self._missing:
             return None
 
     def md5(self, path: str) -> str | None:
@@ -101,8 +104,12 @@ class Revision:
         if not self._files.isdir(path):
             data = self.read(path)
             return None if data is None else md5(data)
+        try:
+            names = self._files.find(path, dvcfiles=True)
+        except self._missing:
+            return None
         files: dict[str, str] = {}
-        for name in self._files.find(path, dvcfiles=True):
+        for name in names:
             data = self.read(name)
             if data is None:
                 return None
