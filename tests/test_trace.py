@@ -257,6 +257,19 @@ def test_a_commits_data_is_looked_for_here_alone(
     assert any(re.match("data/checkpoints md5 .* missing or damaged", line) for line in found)
 
 
+def test_a_commit_of_a_repository_that_has_the_project_in_a_folder(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(finished / ".git")
+    run(finished.parent, "git", "init", "-q")
+    commit(finished)
+    monkeypatch.chdir(finished)
+    tree = Revision("HEAD")
+    for path in ("params.yaml", "data/own", "data/checkpoints"):
+        assert tree.md5(path) == WorkingTree().md5(path), path
+    assert tree.read("data/checkpoints/run.json") == Path("data/checkpoints/run.json").read_bytes()
+
+
 def test_a_name_that_several_experiments_have_is_refused_with_their_commits(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

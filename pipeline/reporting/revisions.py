@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from pathspec import GitIgnoreSpec
 
@@ -87,34 +87,35 @@ class Revision:
 
         self.name, self.commit = name, resolve(name)
         # without a remote: what a commit's results are made of is to be here
-        self._files = DVCFileSystem(rev=self.commit, config={"core": {"remote": ""}})
+        without = {"core": {"remote": ""}}
+        self._files = DVCFileSystem(rev=self.commit, subrepos=True, config=without)
+        self._folder = git("rev-parse", "--show-prefix").decode().strip()  # the project's, in git
         self._missing = (OSError, DataIndexError)
 
     def read(self, path: str) -> bytes | None:
         try:
-            return bytes(self._files.read_bytes(path))
+            return bytes(self._files.read_bytes(self._folder + path))
         except self._missing:
             return None
 
     def md5(self, path: str) -> str | None:
         """The DVC hash of a file's or folder's content, None where any of it is missing."""
-        if not self._files.exists(path):
+        top = self._folder + path
+        if not self._files.exists(top):
             # a text of the user's own that neither git nor DVC holds: as it is on disk
             return WorkingTree().md5(path)
-        if not self._files.isdir(path):
-            data = self.read(path)
-            return None if data is None else md5(data)
         try:
-            names = self._files.find(path, dvcfiles=True)
+            if not self._files.isdir(top):
+                return self._file_md5(top)
+            names = self._files.find(top, dvcfiles=True)
+            files = {str(PurePosixPath(n).relative_to(top)): self._file_md5(n) for n in names}
         except self._missing:
             return None
-        files: dict[str, str] = {}
-        for name in names:
-            data = self.read(name)
-            if data is None:
-                return None
-            files[str(PurePosixPath(name).relative_to(path))] = md5(data)
         return folder_md5(files) if files else None
+
+    def _file_md5(self, path: str) -> str:
+        with self._files.open(path) as file:
+            return _md5_of(file)
 
 
 Tree = WorkingTree | Revision
@@ -150,9 +151,13 @@ def dvcignore() -> GitIgnoreSpec:
 
 def _file_md5(path: Path) -> str:
     with path.open("rb") as file:
-        digest = hashlib.md5(usedforsecurity=False)
-        while piece := file.read(1 << 20):
-            digest.update(piece)
+        return _md5_of(file)
+
+
+def _md5_of(file: BinaryIO) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    while piece := file.read(1 << 20):
+        digest.update(piece)
     return digest.hexdigest()
 
 
