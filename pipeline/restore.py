@@ -5,11 +5,13 @@ from a copy of the last success under .cache/results/, or from the last commit w
 locked hash. Nothing is put back where something was written since.
 """
 
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.dvc_cache import DvcCache
 from pipeline.dvc_lock import LOCK, parse_lock
 from pipeline.paths import CACHE
 from pipeline.reporting.revisions import git, md5
@@ -29,7 +31,7 @@ def keep_results(stage: str) -> None:
 def restore_results(stage: str) -> list[str]:
     """Put back what the lock file knows of a failed stage's missing outputs; names them."""
     restored = []
-    cache = DvcCache()
+    cache = _dvc_cache()
     for out in _locked_outputs(stage):
         path = Path(out["path"])
         if path.exists():
@@ -54,15 +56,26 @@ def _uncached_outputs(stage: str) -> list[Path]:
     ]
 
 
-def _from_cache(cache: DvcCache, path: Path, locked: str) -> bool:
+def _dvc_cache() -> Path:
+    """Where DVC keeps contents by md5, also for a temporary copy that it runs in."""
+    command = [sys.executable, "-m", "dvc", "cache", "dir"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    return Path(answer.stdout.strip() or ".dvc/cache") / "files" / "md5"
+
+
+def _from_cache(cache: Path, path: Path, locked: str) -> bool:
     """Put back a cached output; nothing of it where any part is not in the cache."""
-    wanted = {path: locked}
+
+    def held(name: str) -> Path:
+        return cache / name[:2] / name[2:]
+
+    wanted = {path: held(locked)}
     if locked.endswith(".dir"):
-        wanted = {path / name: inner for name, inner in cache.listing(locked).items()}
-    sources = {target: cache.path(name) for target, name in wanted.items()}
-    if not sources or not all(source.is_file() for source in sources.values()):
+        listing = held(locked).read_bytes() if held(locked).is_file() else b"[]"
+        wanted = {path / entry["relpath"]: held(entry["md5"]) for entry in json.loads(listing)}
+    if not wanted or not all(source.is_file() for source in wanted.values()):
         return False
-    for target, source in sources.items():
+    for target, source in wanted.items():
         with source.open("rb") as data, atomic_writer(target) as file:
             shutil.copyfileobj(data, file)
     return True
