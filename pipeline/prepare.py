@@ -35,9 +35,15 @@ from pipeline.corpus import tokenizers
 from pipeline.corpus.encode_lists import check_ids, encode_lists, split_lists
 from pipeline.corpus.encoding import Encoded, Job, encoded, jobs, worker_count
 from pipeline.corpus.formats import Decoding
+from pipeline.corpus.new_tokenizers import (
+    byte_tokenizer,
+    char_tokenizer,
+    tiktoken_tokenizer,
+    train_bpe,
+)
 from pipeline.corpus.ranks import gpt2_merges, tiktoken_encoding
 from pipeline.corpus.readers import Piece, RawCorpus, document_pieces, open_corpus
-from pipeline.corpus.shards import SplitWriter
+from pipeline.corpus.split_writer import SplitWriter
 from pipeline.corpus.splits import (
     SPLITS,
     Survey,
@@ -51,15 +57,7 @@ from pipeline.corpus.splits import (
 )
 from pipeline.corpus.statistics import Statistics
 from pipeline.corpus.token_lists import read_token_lists
-from pipeline.corpus.tokenizers import (
-    Ids,
-    Tokenizer,
-    byte_tokenizer,
-    char_tokenizer,
-    gpt2_tokenizer,
-    tiktoken_tokenizer,
-    train_bpe,
-)
+from pipeline.corpus.tokenizers import Ids, Tokenizer, gpt2_tokenizer
 from pipeline.errors import CorpusError
 from pipeline.params import Params, PrepareParams, load_params
 from pipeline.paths import GIVEN_TOKENIZER, RAW, TOKENIZER, TOKENS
@@ -238,7 +236,7 @@ def _write_splits(
             writers[result.split].append(result.ids)
             counts[result.split]["bytes"] += result.bytes
             counts[result.split]["documents"] += sum(result.ends)
-            statistics.add(result.split, result.kinds, result.counts, result.lengths, result.ends)
+            statistics.add(result)
         splits = {split: {**counts[split], **writers[split].finish()} for split in SPLITS}
     write_json(folder / "statistics.json", statistics.to_json())
     return splits

@@ -4,8 +4,9 @@ from functools import cache
 
 import pytest
 
+from pipeline.corpus.new_tokenizers import tiktoken_tokenizer
 from pipeline.corpus.ranks import gpt2_merges, tiktoken_encoding
-from pipeline.corpus.tokenizers import Tokenizer, gpt2_tokenizer, tiktoken_tokenizer
+from pipeline.corpus.tokenizers import Tokenizer, gpt2_tokenizer
 from pipeline.errors import FetchError
 
 

@@ -1,7 +1,5 @@
 """A checkpoint holds what it promises, executes nothing, and equal values are equal bytes."""
 
-import os
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -104,22 +102,6 @@ def test_damage_is_found_at_every_place(tmp_path: Path) -> None:
     for length in range(0, len(data), 499):
         (tmp_path / "b.pt").write_bytes(data[:length])
         refused(tmp_path / "b.pt")
-
-
-class Bomb:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, ("exploded",)
-
-
-def test_a_pickle_bomb_is_refused_unexecuted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.save({"config": Bomb()}, tmp_path / "bomb.pt")
-    assert "refused" in refused(tmp_path / "bomb.pt")
-    (tmp_path / "old.pt").write_bytes(pickle.dumps(Bomb()))
-    refused(tmp_path / "old.pt")
-    assert not (tmp_path / "exploded").exists()
 
 
 def test_foreign_files_are_named(tmp_path: Path) -> None:

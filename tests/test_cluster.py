@@ -17,8 +17,8 @@ import pytest
 from tiny_project import environment, make_project, run, set_params, words
 
 from pipeline.corpus.encoding import Job, encode_job
+from pipeline.corpus.new_tokenizers import byte_tokenizer, train_bpe
 from pipeline.corpus.readers import Piece
-from pipeline.corpus.tokenizers import byte_tokenizer, train_bpe
 from pipeline.errors import CorpusError
 
 pytest.importorskip("distributed", reason="distributed is missing: make test-all")

@@ -88,13 +88,6 @@ def test_deps_are_the_code_that_the_stage_runs(stage: str) -> None:
     assert code_deps(stage) == needed_code(stage)
 
 
-@pytest.mark.parametrize(
-    ("stage", "dep"), [(stage, dep) for stage in STAGES for dep in sorted(code_deps(stage))]
-)
-def test_taking_any_one_dep_out_is_seen(stage: str, dep: str) -> None:
-    assert needed_code(stage) - (code_deps(stage) - {dep}) == {dep}
-
-
 @pytest.mark.parametrize("stage", STAGES)
 def test_no_dep_is_listed_twice(stage: str) -> None:
     assert len(STAGES[stage]["deps"]) == len(set(STAGES[stage]["deps"]))

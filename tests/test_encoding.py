@@ -17,14 +17,9 @@ from real_ranks import real_tokenizer
 from test_hf import small_encoding
 
 from pipeline.corpus.encoding import Job, encoded, jobs, worker_count
+from pipeline.corpus.new_tokenizers import byte_tokenizer, char_tokenizer, train_bpe
 from pipeline.corpus.readers import Piece, document_pieces
-from pipeline.corpus.tokenizers import (
-    Tokenizer,
-    byte_tokenizer,
-    char_tokenizer,
-    gpt2_tokenizer,
-    train_bpe,
-)
+from pipeline.corpus.tokenizers import Tokenizer, gpt2_tokenizer
 
 VERSE = (
     "KING RICHARD.\nMust I do so? And must I ravel out\nMy weav'd-up follies? Gentle "
@@ -171,10 +166,6 @@ def test_end_of_text_follows_each_document_and_no_piece() -> None:
     (result,) = encoded(byte_tokenizer(), work, True, 1)
     assert result.ids.tolist() == [*b"abc", 256, *b"d", 256]
     assert (result.split, result.lengths, result.bytes) == ("val", [2, 2, 2], 4)
-    assert dict(zip(result.kinds.tolist(), result.counts.tolist(), strict=True)) == {
-        **dict.fromkeys(b"abcd", 1),
-        256: 2,
-    }
     (alone,) = encoded(byte_tokenizer(), work, False, 1)
     assert alone.ids.tolist() == [*b"abcd"]
 

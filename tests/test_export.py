@@ -14,7 +14,8 @@ import torch
 from fresh_project import contents
 
 from pipeline.__main__ import main
-from pipeline.corpus.tokenizers import Tokenizer, byte_tokenizer, char_tokenizer, train_bpe
+from pipeline.corpus.new_tokenizers import byte_tokenizer, char_tokenizer, train_bpe
+from pipeline.corpus.tokenizers import Tokenizer
 from pipeline.evaluation.sampling import generate
 from pipeline.model.gpt import ARCHITECTURES, GPT, GPTConfig
 from pipeline.model.pretrained import load_pretrained

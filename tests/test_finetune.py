@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_project import commit, make_project, run, set_params, words
 
 from pipeline import GPT, load_checkpoint
-from pipeline.corpus.tokenizers import char_tokenizer
+from pipeline.corpus.new_tokenizers import char_tokenizer
 from pipeline.model.gpt import GPTConfig
 from pipeline.model.huggingface import hf_config, to_hf
 from pipeline.model.pretrained import TOKENIZER_FILE

@@ -14,15 +14,13 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.corpus.hf import to_hf_tokenizer_json
-from pipeline.corpus.tokenizers import (
-    END_OF_TEXT,
-    Tokenizer,
+from pipeline.corpus.new_tokenizers import (
     byte_tokenizer,
     char_tokenizer,
-    gpt2_tokenizer,
     tiktoken_tokenizer,
     train_bpe,
 )
+from pipeline.corpus.tokenizers import END_OF_TEXT, Tokenizer, gpt2_tokenizer
 
 TEXT = (
     "It was the best of times, it was the worst of times, it was the age of wisdom, it was the "

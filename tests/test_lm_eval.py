@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from test_export import TOKENIZERS, checkpoint
 from tiny_project import words
 
@@ -75,4 +74,3 @@ def test_its_word_perplexity_is_ours(
     assert theirs["word_perplexity,none"] == pytest.approx(ours, rel=1e-3)
     bits = score.bits_per_byte(len(text.encode()))
     assert theirs["bits_per_byte,none"] == pytest.approx(bits, rel=1e-3)
-    assert torch.isfinite(torch.tensor(ours))

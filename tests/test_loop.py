@@ -33,6 +33,16 @@ def settings(**changes: object) -> TrainParams:
     return TrainParams.model_validate({**SHIPPED.model_dump(), **small, **changes})
 
 
+def make_trainer(dropout: float = 0.0, **changes: object) -> Trainer:
+    model = GPT(GPTConfig("modern", 1, 2, 16, 8, 31, dropout))
+    model.initialise(1)
+    params = settings(**changes)
+    sequences = params.micro_batch_size * params.grad_accum_steps
+    batches = Batches(TOKENS, 8, sequences, params.batch_order, params.seed)
+    runtime = Runtime("cpu", "fp32", "matmul", False, 1, "native")
+    return Trainer(model, batches, params, runtime, {})
+
+
 def run(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -42,17 +52,7 @@ def run(
 ) -> Trainer:
     folder.mkdir(exist_ok=True)
     monkeypatch.setenv("DVC_ROOT", str(folder))
-    params = settings(**changes)
-    sequences = params.micro_batch_size * params.grad_accum_steps
-    model = GPT(GPTConfig("modern", 1, 2, 16, 8, 31, dropout))
-    model.initialise(1)
-    trainer = Trainer(
-        model,
-        Batches(TOKENS, 8, sequences, params.batch_order, params.seed),
-        params,
-        Runtime("cpu", "fp32", "matmul", False, 1, "native"),
-        {},
-    )
+    trainer = make_trainer(dropout, **changes)
     looks = iter(range(100, 0, -1))
     hooks = Hooks(
         validate or (lambda model: float(next(looks))),
@@ -214,16 +214,6 @@ def test_a_val_loss_that_is_not_finite_is_no_result(
         run(tmp_path, monkeypatch, validate=lambda model: next(looks))
     assert torch.load(tmp_path / "best.pt", weights_only=True)["step"] == 4
     assert not (tmp_path / "last.pt").exists()
-
-
-def make_trainer(dropout: float = 0.0, **changes: object) -> Trainer:
-    model = GPT(GPTConfig("modern", 1, 2, 16, 8, 31, dropout))
-    model.initialise(1)
-    params = settings(**changes)
-    sequences = params.micro_batch_size * params.grad_accum_steps
-    batches = Batches(TOKENS, 8, sequences, params.batch_order, params.seed)
-    runtime = Runtime("cpu", "fp32", "matmul", False, 1, "native")
-    return Trainer(model, batches, params, runtime, {})
 
 
 def test_every_micro_batch_of_every_step_and_process_has_a_dropout_of_its_own() -> None:

@@ -7,9 +7,8 @@ from fresh_project import enter_project
 from tiny_project import commit, run
 
 from pipeline.errors import UserError
-from pipeline.params import check_params, load_params, read_params
 from pipeline.sweep import _planned
-from pipeline.sweeps.plan import FILES, Plan, load_plan, plan_from_file, plan_from_flags
+from pipeline.sweeps.plan import FILES, load_plan, plan_from_file, plan_from_flags
 
 ROOT = Path(__file__).parent.parent
 
@@ -85,13 +84,14 @@ def test_the_plan_is_found_again_as_it_was() -> None:
     plan.baseline, plan.spent = "c" * 40, {"lr-lr=0.001": 1.5}
     plan.save()
     assert load_plan("lr") == plan
-    assert isinstance(plan, Plan)
     assert load_plan("other") is None
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["train.lr= "], "-S train.lr= : found no value; allowed: key=a,b"),
+        (["train.seed=1,2", "train.seed=3,4"], "-S train.seed: found twice; allowed: once"),
         (["train.lrr=1,2"], "train.lrr: unknown parameter; did you mean lr?"),
         (["trian.lr=1,2"], "trian.lr: found no such section; allowed: corpus, prepare, model"),
         (["train.lr=1e-3,-1"], "-S: s-lr=-1: train.lr: found -1; allowed:"),
@@ -148,22 +148,6 @@ def test_every_ready_sweep_is_valid(path: Path) -> None:
     plan = plan_from_file(path.stem, threads=1)
     assert plan.description
     assert len(plan.members) >= 3
-
-
-def test_params_are_read_and_checked_in_two_steps_with_the_same_result() -> None:
-    assert check_params(read_params(), "params.yaml") == load_params()
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["train.lr= "], r"-S train\.lr= : found no value; allowed: key=a,b"),
-        (["train.seed=1,2", "train.seed=3,4"], r"-S train\.seed: found twice; allowed: once"),
-    ],
-)
-def test_flags_that_would_be_dropped_are_refused(flags: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        plan_from_flags("try", flags, threads=1)
 
 
 def test_a_key_that_is_a_number_is_one_line() -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline import GPT, load_checkpoint
-from pipeline.corpus.tokenizers import byte_tokenizer, char_tokenizer
+from pipeline.corpus.new_tokenizers import byte_tokenizer, char_tokenizer
 from pipeline.errors import CheckpointError, FetchError
 from pipeline.export import write_hf, write_safetensors
 from pipeline.model.gpt import GPTConfig

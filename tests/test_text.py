@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus.tokenizers import byte_tokenizer
+from pipeline.corpus.new_tokenizers import byte_tokenizer
 from pipeline.evaluation.sampling import Draw, Strategy, generate
 from pipeline.evaluation.text import TextStream, prompt_ids, stream_text
 from pipeline.model.gpt import GPT, GPTConfig

@@ -10,13 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.corpus.split_writer import BinWriter, TokenFileInfo, write_tensors
 from pipeline.corpus.token_file import (
-    BinWriter,
-    TokenFileInfo,
     load_split,
     read_tokens,
     verify_tokens,
-    write_tensors,
 )
 from pipeline.errors import TokenFileError
 from pipeline.storage import atomic_writer

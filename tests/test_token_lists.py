@@ -9,8 +9,9 @@ import tiktoken
 import torch
 
 from pipeline.corpus.encode_lists import check_ids, encode_lists, split_lists
+from pipeline.corpus.new_tokenizers import byte_tokenizer, tiktoken_tokenizer
 from pipeline.corpus.token_lists import read_token_lists
-from pipeline.corpus.tokenizers import END_OF_TEXT, byte_tokenizer, tiktoken_tokenizer
+from pipeline.corpus.tokenizers import END_OF_TEXT
 from pipeline.errors import CorpusError
 
 LISTS = [[1, 2, 3], [], [4], [5, 6]]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.corpus.tokenizers import byte_tokenizer
+from pipeline.corpus.new_tokenizers import byte_tokenizer
 from pipeline.evaluation.perplexity import Score
 from pipeline.evaluation.token_loss import LEAST_COUNT, MOST_TOKENS, hardest_and_easiest
 

@@ -19,25 +19,20 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from real_ranks import real_tokenizer
 from test_hf import published_pattern
-from tokenizers import Regex, models, pre_tokenizers, trainers
-from tokenizers import Tokenizer as HuggingFaceTokenizer
 from transformers import GPT2TokenizerFast
 
 from pipeline.corpus import tokenizers
+from pipeline.corpus.new_tokenizers import LONGEST_WORD, byte_tokenizer, char_tokenizer, train_bpe
 from pipeline.corpus.ranks import tiktoken_encoding
 from pipeline.corpus.readers import document_pieces
 from pipeline.corpus.tokenizers import (
     END_OF_TEXT,
     GPT2_PATTERN,
     GPT4_PATTERN,
-    LONGEST_WORD,
     Tokenizer,
-    byte_tokenizer,
-    char_tokenizer,
     from_json,
     gpt2_tokenizer,
     load,
-    train_bpe,
 )
 from pipeline.errors import CorpusError, TokenFileError
 
@@ -94,15 +89,6 @@ def test_half_a_character_decodes_to_the_replacement_character(tokenizer: Tokeni
 
 
 @each_kind()
-@given(text=tricky, size=st.integers(1, 6))
-def test_the_readers_pieces_have_the_tokens_of_the_whole(
-    tokenizer: Tokenizer, text: str, size: int
-) -> None:
-    pieces = [tokenizer.encode(piece.text) for piece in document_pieces([text], size)]
-    assert np.concatenate(pieces).tolist() == tokenizer.encode(text).tolist()
-
-
-@each_kind()
 def test_json_alone_restores_it(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokenizer.save(tmp_path / "tokenizer.json")
     restored = load(tmp_path / "tokenizer.json")
@@ -153,33 +139,6 @@ def test_byte_ids_are_the_bytes() -> None:
 
 
 # BPE against independent implementations
-
-
-def hugging_face(tokenizer: Tokenizer, pre_tokenizer: object) -> HuggingFaceTokenizer:
-    """The same merges in Hugging Face's encoder, whose ids differ."""
-    merges = [tuple(merge.split(" ")) for merge in tokenizer.to_json()["merges"]]
-    tokens = sorted(pre_tokenizers.ByteLevel.alphabet()) + ["".join(merge) for merge in merges]
-    vocab = {token: n for n, token in enumerate(dict.fromkeys(tokens))}
-    model = HuggingFaceTokenizer(models.BPE(vocab=vocab, merges=merges))
-    model.pre_tokenizer = pre_tokenizer
-    return model
-
-
-BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-GPT4_SPLIT = pre_tokenizers.Split(Regex(GPT4_PATTERN), behavior="isolated")
-PEERS = [
-    (BPE, hugging_face(BPE, pre_tokenizers.Sequence([GPT4_SPLIT, BYTE_LEVEL]))),
-    (SMALL_GPT2, hugging_face(SMALL_GPT2, pre_tokenizers.ByteLevel(add_prefix_space=False))),
-]
-
-
-@pytest.mark.parametrize(("tokenizer", "peer"), PEERS, ids=["bpe", "gpt2"])
-@given(text=tricky | st.sampled_from([TEXT, TEXT.upper()]))
-def test_text_is_cut_as_hugging_face_cuts_it(
-    tokenizer: Tokenizer, peer: HuggingFaceTokenizer, text: str
-) -> None:
-    ours = [len(tokenizer.token_bytes(n)) for n in tokenizer.encode(text)]
-    assert ours == [len(token) for token in peer.encode(text).tokens]  # a character for each byte
 
 
 def test_merges_are_the_most_frequent_pair_each_time() -> None:
@@ -343,16 +302,6 @@ def test_tiktokens_encodings_are_loaded_by_their_names(
     if name != "r50k_base":  # tiktoken can open no r50k_base from GPT-2's file
         encoding = tiktoken_encoding(name)
         assert tokenizer.encode(TEXT).tolist() == encoding.encode_ordinary(TEXT)
-
-
-def test_the_trained_merges_are_the_hugging_face_trainers() -> None:
-    peer = HuggingFaceTokenizer(models.BPE())
-    peer.pre_tokenizer = pre_tokenizers.Sequence([GPT4_SPLIT, BYTE_LEVEL])
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=399, initial_alphabet=alphabet, show_progress=False)
-    peer.train_from_iterator([TEXT], trainer)
-    merges = [" ".join(pair) for pair in json.loads(peer.to_str())["model"]["merges"]]
-    assert BPE.to_json()["merges"] == merges
 
 
 def test_an_unbroken_run_is_cut_in_training_and_refused_where_no_pattern_takes_it() -> None:

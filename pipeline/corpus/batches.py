@@ -8,6 +8,8 @@ Nothing is read ahead and no worker helps: a batch is microseconds beside a step
 a CPU, and on a GPU it is made while the device still works on the step before.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -63,10 +65,6 @@ class Batches:
         self.sequences_per_step = sequences_per_step
         self.order = order
         self.seed = seed
-        self._epoch = -1
-        self._permutation: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        self._step = -1
-        self._step_places: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._eot_id = eot_id
         self._read = 0  # sequences since their memory was given back
         if order == "documents":
@@ -93,11 +91,6 @@ class Batches:
 
     def _places(self, step: int) -> NDArray[np.int64]:
         """Which of the blocks the step reads, (S,)."""
-        if step != self._step:  # each of its micro-batches asks
-            self._step_places, self._step = self._places_of(step), step
-        return self._step_places
-
-    def _places_of(self, step: int) -> NDArray[np.int64]:
         first = (step - 1) * self.sequences_per_step
         end = first + self.sequences_per_step
         if self.order == "sequential":
@@ -105,14 +98,9 @@ class Batches:
         parts = []
         for epoch in range(first // self.blocks, (end - 1) // self.blocks + 1):
             start = epoch * self.blocks
-            parts.append(self._order_of(epoch)[max(first - start, 0) : end - start])
+            order = _epoch_order(self.seed, epoch, self.blocks)
+            parts.append(order[max(first - start, 0) : end - start])
         return np.concatenate(parts)
-
-    def _order_of(self, epoch: int) -> NDArray[np.int64]:
-        if epoch != self._epoch:
-            generator = np.random.Generator(np.random.PCG64(seed_for(self.seed, "epoch", epoch)))
-            self._permutation, self._epoch = generator.permutation(self.blocks), epoch
-        return self._permutation
 
     def sequences(self, step: int, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets (B, T) int64 of `count` of the step's sequences from `first` on.
@@ -152,12 +140,20 @@ class Batches:
         if self.order != "documents":
             return step * self.sequences_per_step * self.block_size
         epochs, places = divmod(step * self.sequences_per_step, self.blocks)
-        part = self._lengths[self._order_of(epochs)[:places]].sum() if places else 0
+        order = _epoch_order(self.seed, epochs, self.blocks)
+        part = self._lengths[order[:places]].sum()
         return epochs * int(self._lengths.sum()) + int(part)
 
     def epochs(self, step: int) -> float:
         """Tokens seen over tokens in the split."""
         return self.tokens_seen(step) / len(self.tokens)
+
+
+@lru_cache(maxsize=2)  # a step may lie in two epochs
+def _epoch_order(seed: int, epoch: int, blocks: int) -> NDArray[np.int64]:
+    """The blocks in the order in which the epoch goes through them."""
+    generator = np.random.Generator(np.random.PCG64(seed_for(seed, "epoch", epoch)))
+    return generator.permutation(blocks)
 
 
 def _windows(

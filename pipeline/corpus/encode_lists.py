@@ -66,5 +66,4 @@ def encode_lists(
         size = tokenizer.text_size(ids)
         if is_end and end_documents and ids[-1] != tokenizer.eot_id:
             ids = np.append(ids, tokenizer.eot_id)
-        kinds, counts = np.unique(ids, return_counts=True)
-        yield Encoded(split, ids, kinds, counts, [len(ids)], [is_end], size)
+        yield Encoded(split, ids, [len(ids)], [is_end], size)

@@ -38,12 +38,10 @@ class Job(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """A job's ids, and what is counted of them."""
+    """A job's ids, and where its documents end."""
 
     split: str
     ids: npt.NDArray[np.integer[Any]]  # of the token file's type
-    kinds: npt.NDArray[np.int64]  # which ids came
-    counts: npt.NDArray[np.int64]  # how often each of them
     lengths: list[int]  # of each piece, tokens
     ends: list[bool]  # whether the piece ends its document
     bytes: int  # of UTF-8
@@ -74,14 +72,9 @@ def encode_job(tokenizer: Tokenizer, job: Job, end_documents: bool) -> Encoded:
         if piece.ends_document and end_documents:
             parts.append(np.array([tokenizer.eot_id]))
             lengths[-1] += 1
-    whole = np.concatenate(parts)
-    counts = np.bincount(whole, minlength=tokenizer.vocab_size)
-    kinds = np.flatnonzero(counts)
     return Encoded(
         job.split,
-        whole.astype(id_dtype(tokenizer.vocab_size)),
-        kinds,
-        counts[kinds],
+        np.concatenate(parts).astype(id_dtype(tokenizer.vocab_size)),
         lengths,
         [piece.ends_document for piece in job.pieces],
         sum(utf8_length(piece.text) for piece in job.pieces),

@@ -63,23 +63,15 @@ class RawCorpus:
         """Where a file of `files` lies."""
         return self.folder / "texts" / str(entry["path"])
 
-    def pieces(
-        self,
-        decoding: Decoding,
-        text_field: str = "text",
-        size: int = PIECE_CHARACTERS,
-    ) -> Iterator[Piece]:
-        """Every document's text in order; a document without text comes as one empty piece.
-
-        size: characters of a piece, at least.
-        """
+    def pieces(self, decoding: Decoding, text_field: str = "text") -> Iterator[Piece]:
+        """Every document's text in order; a document without text comes as one empty piece."""
         for entry in self.files:
             path = self.path(entry)
             if self.separator is None:
                 for blocks in documents(path, decoding, text_field):
-                    yield from document_pieces(blocks, size)
+                    yield from document_pieces(blocks)
             else:
-                yield from separated_pieces(decoded_blocks(path, decoding), self.separator, size)
+                yield from separated_pieces(decoded_blocks(path, decoding), self.separator)
 
 
 def open_corpus(folder: Path) -> RawCorpus:

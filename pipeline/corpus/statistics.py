@@ -13,8 +13,8 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.corpus.encoding import Encoded
 from pipeline.corpus.splits import SPLITS
 from pipeline.corpus.tokenizers import Tokenizer
 
@@ -31,21 +31,14 @@ class Statistics:
         self._lengths: dict[str, Counter[int]] = {split: Counter() for split in SPLITS}
         self._open = dict.fromkeys(SPLITS, 0)  # tokens of a document that goes on
 
-    def add(
-        self,
-        split: str,
-        ids: npt.NDArray[np.integer[Any]],
-        counts: npt.NDArray[np.integer[Any]],
-        lengths: list[int],
-        ends: list[bool],
-    ) -> None:
-        """Take in the kinds of ids and how often each came, and the pieces' lengths and ends."""
-        if split == "train":
-            self._counts[ids] += counts
-        for length, is_end in zip(lengths, ends, strict=True):
-            self._open[split] += length
+    def add(self, part: Encoded) -> None:
+        """Take in the next part of its split."""
+        if part.split == "train":
+            self._counts += np.bincount(part.ids, minlength=len(self._counts))
+        for length, is_end in zip(part.lengths, part.ends, strict=True):
+            self._open[part.split] += length
             if is_end:
-                self._close(split)
+                self._close(part.split)
 
     def _close(self, split: str) -> None:
         if self._open[split]:

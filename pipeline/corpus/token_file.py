@@ -24,30 +24,21 @@ import hashlib
 import io
 import pickle
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.corpus.token_stream import ShardedTokens, Tokens, TokenStream, document_bounds
+from pipeline.corpus.token_stream import ShardedTokens, Tokens, TokenStream
 from pipeline.errors import TokenFileError
-from pipeline.storage import read_json, write_bytes
+from pipeline.storage import read_json
 
 MAGIC = b"TRACEGPT"
 VERSION = 1
 AGAIN = "run `dvc repro prepare`"
-_HEADER = struct.Struct("<8sIIQQ32s32s32x")
-
-
-@dataclass(frozen=True)
-class TokenFileInfo:
-    """What was written."""
-
-    tokens: int
-    sha256: str  # of the ids
+HEADER = struct.Struct("<8sIIQQ32s32s32x")
 
 
 @dataclass(frozen=True)
@@ -61,61 +52,13 @@ class TokenFile:
     sha256: str  # of the ids, as stated: `verify_tokens` compares
 
 
-class BinWriter:
-    """Writes a .bin file's ids as they come, and at the end the header before them."""
-
-    def __init__(self, file: BinaryIO, path: Path, vocab_size: int, tokenizer_sha256: str) -> None:
-        self._file, self._path, self._vocab_size = file, path, vocab_size
-        self._tokenizer = bytes.fromhex(tokenizer_sha256)
-        self._dtype = id_dtype(vocab_size)
-        self._digest = hashlib.sha256()
-        self.count = 0
-        file.write(bytes(_HEADER.size))
-
-    def append(self, ids: npt.NDArray[Any]) -> None:
-        """Add ids; raises TokenFileError for one outside the vocabulary."""
-        data = _checked(ids, self._path, self._vocab_size).astype(self._dtype, copy=False).data
-        self._file.write(data)
-        self._digest.update(data)
-        self.count += len(ids)
-
-    def finish(self) -> TokenFileInfo:
-        """Write the header."""
-        digest = self._digest.digest()
-        itemsize = self._dtype.itemsize
-        header = (MAGIC, VERSION, itemsize, self.count, self._vocab_size, self._tokenizer, digest)
-        self._file.seek(0)
-        self._file.write(_HEADER.pack(*header))
-        return TokenFileInfo(self.count, digest.hex())
-
-
-def write_tensors(
-    path: Path, pieces: Iterable[npt.NDArray[Any]], vocab_size: int, eot_id: int
-) -> TokenFileInfo:
-    """Write ids to a .pt file, a tensor for each document, which ends with eot_id.
-
-    Raises TokenFileError for an id outside the vocabulary.
-    """
-    import torch
-
-    dtype = id_dtype(vocab_size)
-    checked = [_checked(piece, path, vocab_size).astype(dtype) for piece in pieces]
-    ids = np.concatenate([np.empty(0, dtype), *checked])
-    bounds = document_bounds(ids, eot_id)
-    # views of one tensor: torch.save writes the ids once, and each document as a place in them
-    documents = torch.split(torch.from_numpy(ids.astype(np.int32)), np.diff(bounds).tolist())
-    buffer = io.BytesIO()  # torch.save writes a path's name into the file; a buffer has none
-    torch.save(list(documents), buffer)
-    write_bytes(path, buffer.getvalue())
-    return TokenFileInfo(len(ids), hashlib.sha256(ids.tobytes()).hexdigest())
-
-
 def id_dtype(vocab_size: int) -> np.dtype[Any]:
     """The smaller of 2 and 4 bytes an id that hold the vocabulary."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-def _checked(ids: npt.NDArray[Any], path: Path, vocab_size: int) -> npt.NDArray[Any]:
+def check_range(ids: npt.NDArray[Any], path: Path, vocab_size: int) -> npt.NDArray[Any]:
+    """The ids; raises TokenFileError for one outside the vocabulary."""
     if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
         found = ids.min() if ids.min() < 0 else ids.max()
         raise TokenFileError(f"{path}: found id {found}; allowed: 0 to {vocab_size - 1}")
@@ -144,7 +87,7 @@ def verify_tokens(path: Path) -> None:
     file = read_tokens(path)
     digest = hashlib.sha256()
     for start in range(0, len(file.tokens), 1 << 20):
-        piece = _checked(file.tokens[start : start + (1 << 20)], path, file.vocab_size)
+        piece = check_range(file.tokens[start : start + (1 << 20)], path, file.vocab_size)
         digest.update(piece.astype(id_dtype(file.vocab_size)).tobytes())
     if digest.hexdigest() != file.sha256:
         raise TokenFileError(f"{path}: found sha256 {digest.hexdigest()}; it states {file.sha256}")
@@ -200,20 +143,20 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 def _map_tokens(path: Path) -> TokenFile:
     with path.open("rb") as file:
-        header = file.read(_HEADER.size)
+        header = file.read(HEADER.size)
         size = file.seek(0, io.SEEK_END)
-    if len(header) < _HEADER.size or header[:8] != MAGIC:
+    if len(header) < HEADER.size or header[:8] != MAGIC:
         raise TokenFileError(f"{path}: not a token file of this pipeline; {AGAIN}")
-    _, version, itemsize, count, vocab_size, tokenizer, digest = _HEADER.unpack(header)
+    _, version, itemsize, count, vocab_size, tokenizer, digest = HEADER.unpack(header)
     if version != VERSION or itemsize not in (2, 4):
         raise TokenFileError(f"{path}: token file version {version}; allowed: {VERSION}")
-    expected = _HEADER.size + count * itemsize
+    expected = HEADER.size + count * itemsize
     if size != expected:
         raise TokenFileError(f"{path}: found {size:,} bytes; expected {expected:,}: cut short?")
     dtype = np.dtype(f"<u{itemsize}")
     tokens: npt.NDArray[Any] = np.empty(0, dtype)  # an empty file region cannot be mapped
     if count:
-        tokens = np.memmap(path, dtype, mode="r", offset=_HEADER.size, shape=(count,))
+        tokens = np.memmap(path, dtype, mode="r", offset=HEADER.size, shape=(count,))
     return TokenFile(path, tokens, vocab_size, tokenizer.hex(), digest.hex())
 
 

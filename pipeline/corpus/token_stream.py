@@ -13,7 +13,7 @@ PART = 1 << 20  # ids looked at at a time: memory
 
 
 class ShardedTokens:
-    """Several shards' ids as one sequence: its length, an id, a slice, an array of places."""
+    """Several shards' ids as one sequence, to be read in slices."""
 
     def __init__(self, shards: list[Tokens]) -> None:
         self.shards = shards
@@ -23,25 +23,10 @@ class ShardedTokens:
     def __len__(self) -> int:
         return self._starts[-1]
 
-    def __getitem__(self, index: Any) -> Any:
-        """An id, or the ids of a slice or an array of places; a slice within a shard is no copy."""
-        if isinstance(index, slice):
-            return self._slice(*index.indices(len(self)))
-        places = np.asarray(index)
-        if places.dtype == bool:
-            places = np.flatnonzero(places)
-        if places.size and not -len(self) <= places.min() <= places.max() < len(self):
-            raise IndexError(f"{index} is outside of {len(self)} ids")
-        places = np.where(places < 0, places + len(self), places)
-        ids = np.empty(places.shape, self.dtype)
-        for start, shard in zip(self._starts, self.shards, strict=False):
-            here = (places >= start) & (places < start + len(shard))
-            ids[here] = shard[places[here] - start]
-        return ids[()]
-
-    def _slice(self, start: int, stop: int, step: int) -> Tokens:
-        if step != 1:
-            return self[np.arange(start, stop, step)]  # type: ignore[no-any-return]
+    def __getitem__(self, places: slice) -> Tokens:
+        """The ids of a slice without a step; within a shard it is no copy."""
+        start, stop, step = places.indices(len(self))
+        assert step == 1
         parts = []
         while start < stop:
             n = bisect_right(self._starts, start) - 1

@@ -12,11 +12,9 @@ JSON alone: tokenizer.json, or the same value in a checkpoint. The JSON holds it
 is checked when it is read.
 """
 
-import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,7 +39,6 @@ GPT4_PATTERN = (
     r"|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 
-LONGEST_WORD = 1000  # characters, in training a BPE: longer ones are cut
 KINDS = ("gpt2", "bpe", "char", "byte", "r50k_base", "p50k_base", "cl100k_base", "o200k_base")
 
 # GPT-2's alphabet: a printable character for each byte, itself where it is printable. Its order
@@ -176,77 +173,7 @@ class CharTokenizer(Tokenizer):
 
 def gpt2_tokenizer(merges: list[str], kind: str = "gpt2") -> Tokenizer:
     """GPT-2's, from the merges of its release (`ranks.gpt2_merges`); r50k_base is the same."""
-    return _finish({"kind": kind, "pattern": GPT2_PATTERN, "merges": merges})
-
-
-def tiktoken_tokenizer(encoding: tiktoken.Encoding) -> Tokenizer:
-    """One of tiktoken's encodings (`ranks.tiktoken_encoding`)."""
-    table: list[str | None] = [None] * encoding.n_vocab
-    for token in encoding.token_byte_values():
-        table[encoding.encode_single_token(token)] = to_characters(token)
-    return _finish(
-        {
-            "kind": encoding.name,
-            "pattern": encoding._pat_str,
-            "eot_id": encoding.eot_token,
-            "tokens": table,
-        }
-    )
-
-
-def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train a BPE of `vocab_size` tokens, <|endoftext|> counted; fewer where the text has no more.
-
-    The result depends on the text alone, not on how it is cut into `texts` where each cut is one
-    that `readers` makes.
-    """
-    # slow to import, and needed here only
-    from tokenizers import Regex, models, pre_tokenizers, trainers
-    from tokenizers import Tokenizer as HuggingFaceTokenizer
-
-    model = HuggingFaceTokenizer(models.BPE())
-    model.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(GPT4_PATTERN), behavior="isolated"),
-            # merges of a word take time by its length squared
-            pre_tokenizers.Split(Regex(rf"[\s\S]{{{LONGEST_WORD}}}"), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 1,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    stopped = False
-
-    def until_stopped() -> Iterator[str]:
-        for text in texts:
-            if stopped:
-                raise KeyboardInterrupt
-            yield text
-
-    with ThreadPoolExecutor(1) as thread:  # Ctrl-C reaches this one only while it is in Python
-        try:
-            thread.submit(model.train_from_iterator, until_stopped(), trainer).result()
-        except BaseException:
-            stopped = True
-            raise
-    merges = [" ".join(pair) for pair in json.loads(model.to_str())["model"]["merges"]]
-    return _finish({"kind": "bpe", "pattern": GPT4_PATTERN, "merges": merges})
-
-
-def char_tokenizer(texts: Iterable[str]) -> Tokenizer:
-    """A token for each character in `texts`, by code point."""
-    characters: set[str] = set()
-    for text in texts:
-        characters.update(text)
-    return _finish({"kind": "char", "characters": "".join(sorted(characters))})
-
-
-def byte_tokenizer() -> Tokenizer:
-    """A token for each byte."""
-    return _finish({"kind": "byte", "characters": ""})
+    return finish({"kind": kind, "pattern": GPT2_PATTERN, "merges": merges})
 
 
 def from_json(value: Any, where: str = "tokenizer") -> Tokenizer:
@@ -271,7 +198,8 @@ def load(path: Path, remedy: str = "run `dvc repro prepare`") -> Tokenizer:
     return from_json(read_json(path, TokenFileError, remedy), where=str(path))
 
 
-def _finish(content: dict[str, Any]) -> Tokenizer:
+def finish(content: dict[str, Any]) -> Tokenizer:
+    """The tokenizer of a definition that lacks only its sha256."""
     return from_json({**content, "sha256": sha256_json(content)})
 
 

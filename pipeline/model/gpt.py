@@ -78,16 +78,16 @@ def norm(config: GPTConfig) -> nn.Module:
     return nn.RMSNorm(config.n_embd, NORM_EPS["modern"], elementwise_affine=False)
 
 
-def rotated_pairs(config: GPTConfig) -> int:
-    """Pairs of a head's channels that carry positions: all D / 2, in canon the first half."""
+def rotated_pairs(config: GPTConfig) -> tuple[int, int]:
+    """Of a head's pairs of channels how many, the first, carry positions, and all, D / 2."""
     pairs = config.n_embd // config.n_head // 2
-    return pairs - pairs // 2 if config.architecture == "canon" else pairs
+    return pairs - pairs // 2 if config.architecture == "canon" else pairs, pairs
 
 
 def rotary_tables(config: GPTConfig) -> tuple[Tensor, Tensor]:
     """cos and sin of every position's angles, each (T, D / 2)."""
     cpu = torch.device("cpu")  # for build_model's too: meta's arithmetic loads torch's compiler
-    pairs, rotated = config.n_embd // config.n_head // 2, rotated_pairs(config)
+    rotated, pairs = rotated_pairs(config)
     frequencies = ROPE_BASE ** -(torch.arange(rotated, device=cpu).float() / rotated)
     frequencies = F.pad(frequencies, (0, pairs - rotated))
     angles = torch.outer(torch.arange(config.block_size, device=cpu).float(), frequencies)
@@ -155,7 +155,7 @@ class Attention(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.n_head, self.dropout = config.n_head, config.dropout
-        self.canon, self.rotated = config.architecture == "canon", rotated_pairs(config)
+        self.rotated, self.pairs = rotated_pairs(config)
         bias = config.bias and config.architecture == "gpt2"
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd, bias=bias)
         self.c_proj = Linear(config.n_embd, config.n_embd, bias=bias)
@@ -181,7 +181,7 @@ class Attention(nn.Module):
             q, k = q.to(v.dtype), k.to(v.dtype)
         if cache is not None:  # many tokens into an empty cache, or one, which sees all before it
             k, v = cache.extend(k, v)
-        if self.canon:
+        if self.rotated < self.pairs:
             k = from_before(k, self.rotated)
         dropout = self.dropout if self.training else 0.0
         if self.kernel == "sdpa":

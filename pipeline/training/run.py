@@ -6,7 +6,7 @@ pipeline/train.py starts it, once the process is prepared: this module imports t
 import signal
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import typer
 
@@ -121,19 +121,13 @@ def run(params: Params, ranks: Ranks, threads: int) -> None:
     )
 
 
-class _Tokens(NamedTuple):
-    tokenizer: Tokenizer
-    train: TokenStream
-    val: TokenStream
-
-
-def _read_tokens(params: Params) -> _Tokens:
-    """What prepare made, long enough for the context."""
+def _read_tokens(params: Params) -> tuple[Tokenizer, TokenStream, TokenStream]:
+    """What prepare made: tokenizer, train and val, long enough for the context."""
     val, test = (load_split(TOKENS, split).tokens for split in ("val", "test"))
     check_length(val, params.model.block_size, "val")
     if len(test):  # evaluate would find it too late
         check_length(test, params.model.block_size, "test")
-    return _Tokens(tokenizers.load(TOKENIZER), load_split(TOKENS, "train").tokens, val)
+    return tokenizers.load(TOKENIZER), load_split(TOKENS, "train").tokens, val
 
 
 def _starting_model(params: Params, tokenizer: Tokenizer) -> tuple[GPT, dict[str, Any] | None]:

@@ -32,7 +32,7 @@ ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
 from pipeline.corpus.batches import Batches  # noqa: E402
-from pipeline.corpus.shards import SplitWriter  # noqa: E402
+from pipeline.corpus.split_writer import SplitWriter  # noqa: E402
 from pipeline.corpus.token_file import load_split  # noqa: E402
 from pipeline.corpus.tokenizers import load  # noqa: E402
 

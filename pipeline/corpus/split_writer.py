@@ -1,17 +1,30 @@
 """Writes a split of any size: one token file, or shards of at most so many ids each."""
 
+import hashlib
+import io
 import os
+from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 import numpy.typing as npt
 
-from pipeline.corpus.token_file import BinWriter, TokenFileInfo, shard_name, write_tensors
+from pipeline.corpus.token_file import HEADER, MAGIC, VERSION, check_range, id_dtype, shard_name
+from pipeline.corpus.token_stream import document_bounds
 from pipeline.corpus.tokenizers import Tokenizer
-from pipeline.storage import atomic_writer, sha256_json
+from pipeline.storage import atomic_writer, sha256_json, write_bytes
+
+
+@dataclass(frozen=True)
+class TokenFileInfo:
+    """What was written."""
+
+    tokens: int
+    sha256: str  # of the ids
 
 
 class SplitWriter:
@@ -89,3 +102,52 @@ class SplitWriter:
             first = self._folder / f"{self._split}.bin"
             os.replace(first, self._folder / f"{shard_name(self._split, 0)}.bin")
         self._open(shard_name(self._split, len(self._done)))
+
+
+class BinWriter:
+    """Writes a .bin file's ids as they come, and at the end the header before them."""
+
+    def __init__(self, file: BinaryIO, path: Path, vocab_size: int, tokenizer_sha256: str) -> None:
+        self._file, self._path, self._vocab_size = file, path, vocab_size
+        self._tokenizer = bytes.fromhex(tokenizer_sha256)
+        self._dtype = id_dtype(vocab_size)
+        self._digest = hashlib.sha256()
+        self.count = 0
+        file.write(bytes(HEADER.size))
+
+    def append(self, ids: npt.NDArray[Any]) -> None:
+        """Add ids; raises TokenFileError for one outside the vocabulary."""
+        data = check_range(ids, self._path, self._vocab_size).astype(self._dtype, copy=False).data
+        self._file.write(data)
+        self._digest.update(data)
+        self.count += len(ids)
+
+    def finish(self) -> TokenFileInfo:
+        """Write the header."""
+        digest = self._digest.digest()
+        itemsize = self._dtype.itemsize
+        header = (MAGIC, VERSION, itemsize, self.count, self._vocab_size, self._tokenizer, digest)
+        self._file.seek(0)
+        self._file.write(HEADER.pack(*header))
+        return TokenFileInfo(self.count, digest.hex())
+
+
+def write_tensors(
+    path: Path, pieces: Iterable[npt.NDArray[Any]], vocab_size: int, eot_id: int
+) -> TokenFileInfo:
+    """Write ids to a .pt file, a tensor for each document, which ends with eot_id.
+
+    Raises TokenFileError for an id outside the vocabulary.
+    """
+    import torch
+
+    dtype = id_dtype(vocab_size)
+    arrays = [check_range(piece, path, vocab_size).astype(dtype) for piece in pieces]
+    ids = np.concatenate([np.empty(0, dtype), *arrays])
+    bounds = document_bounds(ids, eot_id)
+    # views of one tensor: torch.save writes the ids once, and each document as a place in them
+    documents = torch.split(torch.from_numpy(ids.astype(np.int32)), np.diff(bounds).tolist())
+    buffer = io.BytesIO()  # torch.save writes a path's name into the file; a buffer has none
+    torch.save(list(documents), buffer)
+    write_bytes(path, buffer.getvalue())
+    return TokenFileInfo(len(ids), hashlib.sha256(ids.tobytes()).hexdigest())
