@@ -24,7 +24,7 @@ import typer
 from rich.console import Console
 
 from pipeline.benchmarking.workloads import QUALITY, SPEED, Quality, Speed, merged
-from pipeline.errors import BenchmarkError, ReportError
+from pipeline.errors import BenchmarkError
 from pipeline.params import load_params
 from pipeline.paths import BENCHMARKS, CACHE, README
 from pipeline.processes import available_cores, environment, sigterm_as_ctrl_c
@@ -70,7 +70,7 @@ def bench(
     if check and draw:
         raise BenchmarkError("--check: found --draw too; allowed: one of them")
     if check or draw:
-        _show_records(check)
+        show_records(check)
         return
     if device not in ON:
         raise BenchmarkError(f"--device: found {device}; allowed: {', '.join(ON)}")
@@ -107,7 +107,7 @@ def bench(
     console.print(table(heads, rows), markup=False, highlight=False, soft_wrap=True)
     if write:
         write_json(path, record)
-        _show_records(check=False)
+        show_records(check=False)
         console.print(f"wrote {path.as_posix()}, its page and the section BENCHMARKS")
 
 
@@ -153,10 +153,10 @@ def _lost(path: Path, new: dict[str, Any], chosen: list[str], repeats: int) -> s
     return ", ".join(lost)
 
 
-def _show_records(check: bool) -> None:
+def show_records(check: bool) -> None:
     """Write the records' pages and the README's section from them, or compare."""
     from pipeline.reporting.benchmark import benchmark_page, benchmark_section
-    from pipeline.reporting.written import differing_files, differing_sections, write_results
+    from pipeline.reporting.written import write_or_compare
 
     paths = [path for device in ON for path in sorted(BENCHMARKS.glob(f"{device}*.json"))]
     records = [_read(path) for path in paths]
@@ -165,14 +165,16 @@ def _show_records(check: bool) -> None:
         for path, record in zip(paths, records, strict=True)
     }
     section = {"BENCHMARKS": benchmark_section(records)}
-    if not check:
-        write_results(pages, [], section)
-        return
-    wrong = differing_files(pages, []) + differing_sections(section, required=bool(records))
-    if wrong:
-        names, remedy = ", ".join(wrong), "run `python -m pipeline bench --draw`"
-        raise ReportError(f"{names}: not what {BENCHMARKS}/ says; {remedy}")
-    print(f"{README} and {BENCHMARKS}/ are what the benchmarks' records say")
+    write_or_compare(
+        pages,
+        [],
+        section,
+        check,
+        "the benchmarks' records say; run `python -m pipeline bench --draw`",
+        required=bool(records),
+    )
+    if check:
+        print(f"{README} and {BENCHMARKS}/ are what the benchmarks' records say")
 
 
 def _machine(device: str, threads: int, peer: Path | None) -> dict[str, Any]:
@@ -400,12 +402,13 @@ class _Work:
         return {"target": workload.target, "ours": runs, "nanogpt": theirs}
 
     def _nanogpt_quality(self, workload: Quality) -> dict[str, Any]:
+        from pipeline.benchmarking import peer
+
         run = self.theirs(workload.tokenizer, workload.nanogpt)
         typical = statistics.median(run["seconds"])  # in place of the iterations with a look at val
         iterations = int(workload.nanogpt["max_iters"])
         seconds = sum(run["seconds"]) + typical * (iterations - len(run["seconds"]))
-        asked = {"checkpoint": run["checkpoint"], "tokens": run["val_tokens"]}
-        return {"seconds": seconds, **_child("peer_loss", [], asked)}
+        return {"seconds": seconds, "val_loss": peer.val_loss(run["checkpoint"], run["val_tokens"])}
 
     def _tell(self, name: str, way: str, rate: float) -> None:
         self.console.print(f"{name}, {way}: {rate:,.0f} tokens/s")

@@ -5,11 +5,10 @@ that vl-convert carries; `.dvc/config.local` names it, so that where it was not 
 to its own. Neither file is committed.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 
 from pipeline.errors import ReportError
+from pipeline.reporting.stages import dvc
 from pipeline.storage import write_text
 
 DVC = Path(".dvc")
@@ -49,6 +48,5 @@ def plots() -> None:
     # its stub asks for a snippet, without which the bundle is the whole of Vega
     script = vl_convert.javascript_bundle()  # type: ignore[call-arg]
     write_text(PAGE, TEMPLATE % script.replace("</script", "<\\/script"))
-    setting = ["config", "--quiet", "--local", "plots.html_template", PAGE.name]
-    subprocess.run([sys.executable, "-m", "dvc", *setting], check=True)
+    dvc("config", "--quiet", "--local", "plots.html_template", PAGE.name)
     print(f"wrote {PAGE}: `dvc plots show` and `dvc plots diff` open offline")

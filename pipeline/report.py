@@ -22,12 +22,7 @@ def report(
     """
     from pipeline.reporting.results import changed_start
     from pipeline.reporting.stages import stale_inputs
-    from pipeline.reporting.written import (
-        differing_files,
-        differing_sections,
-        left_over,
-        write_results,
-    )
+    from pipeline.reporting.written import left_over, write_or_compare
 
     params = load_params()
     if stale := stale_inputs():
@@ -39,14 +34,10 @@ def report(
     files, sections = _rendered(params)
     leftover = left_over(FIGURES, files)
 
+    write_or_compare(files, leftover, sections, check, "the results say; run `make report`")
     if check:
-        found = differing_sections(sections) + differing_files(files, leftover)
-        if found:
-            raise ReportError(f"{', '.join(found)}: not what the results say; run `make report`")
         print(f"{README} and {REPORTS}/ are what the results say")
         return
-
-    write_results(files, leftover, sections)
     print(f"wrote {REPORTS}/ and the sections {', '.join(sections)} of {README}")
 
 

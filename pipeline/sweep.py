@@ -13,8 +13,8 @@ from pipeline.paths import BROUGHT, METRICS, README, SWEEPS
 from pipeline.processes import available_cores, stop_on_signals
 
 if TYPE_CHECKING:
-    from pipeline.reporting.experiments import Experiment
     from pipeline.reporting.sweep_record import Record
+    from pipeline.sweeps.experiments import Experiment
     from pipeline.sweeps.plan import Plan
 
 app = typer.Typer(
@@ -47,9 +47,9 @@ def run(
 
         python -m pipeline sweep run -S 'train.lr=1e-3,5e-4,1e-4' -S 'model.n_layer=1,2'
     """
-    from pipeline.reporting.experiments import experiments
     from pipeline.reporting.revisions import untracked
     from pipeline.sweeps import queue as queues
+    from pipeline.sweeps.experiments import experiments
     from pipeline.sweeps.plan import resulting
     from pipeline.sweeps.progress import Show
     from pipeline.sweeps.watch import take_up, watch
@@ -129,7 +129,7 @@ def table(
     """
     from pipeline.reporting.sweep_record import read_record, recorded
     from pipeline.reporting.sweep_table import as_section
-    from pipeline.reporting.written import differing_files, differing_sections, write_results
+    from pipeline.reporting.written import write_or_compare
     from pipeline.sweeps.records import contradicted, record_of, rendered
 
     dpi = load_params().report.dpi
@@ -150,15 +150,11 @@ def table(
     }
     leftover = [path for path in SWEEPS.glob("*/*.png") if path not in files]
     section = {"SWEEP": as_section([records[each] for each in sorted(records)])}
+    said = "the sweeps' records say; run `python -m pipeline sweep table`"
+    write_or_compare(files, leftover, section, check, said, required=bool(records))
     if check:
-        wrong = differing_files(files, leftover)
-        wrong += differing_sections(section, required=bool(records))
-        if wrong:
-            again = "python -m pipeline sweep table"
-            raise ReportError(f"{', '.join(wrong)}: not what the records say; run `{again}`")
         print(f"{README} and {SWEEPS}/ are what the sweeps' records say")
         return
-    write_results(files, leftover, section)
     for each in [name] if name else records:
         _print_table(records[each])
     print(f"wrote {SWEEPS}/ and the section SWEEP of {README}; report.html is due: `dvc repro`")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,17 +78,11 @@ def verify(
             problems = check()
         except Exception as error:  # what cannot be checked is not whole
             problems = [str(error) if isinstance(error, UserError) else repr(error)]
-        print(f"{'WRONG' if problems else 'ok   '} {title}")
-        for problem in problems:
-            print(f"      {problem}")
-        wrong += problems
+        wrong += _told(title, problems)
     if rerun and not wrong:
         print("running everything again in a clone of HEAD, this takes as long as the first time")
         said, problems = _run_again()
-        print(f"{'WRONG' if problems else 'ok   '} {said}")
-        for problem in problems:
-            print(f"      {problem}")
-        wrong += problems
+        wrong += _told(said, problems)
     if wrong:
         print(f"error: {len(wrong)} wrong, first: {wrong[0]}", file=sys.stderr)
         raise typer.Exit(1)
@@ -104,6 +98,14 @@ def verify(
         print(f"note: {lacking} in neither git nor DVC: another clone lacks that")
     if any(SWEEPS.glob("*.json")) or any(BENCHMARKS.glob("*.json")):
         print("note: sweeps and benchmarks are records of what ran once; their pages show them")
+
+
+def _told(title: str, problems: list[str]) -> list[str]:
+    """The problems, after a line for the check and one for each of them."""
+    print(f"{'WRONG' if problems else 'ok   '} {title}")
+    for problem in problems:
+        print(f"      {problem}")
+    return problems
 
 
 def _against_the_lock() -> list[str]:
@@ -128,18 +130,16 @@ def _against_the_lock() -> list[str]:
 
 
 def _against_the_results() -> list[str]:
-    checks = (("report", "--check"), ("sweep", "table", "--check"), ("bench", "--check"))
-    return [line for check in checks for line in _command_fails(*check)]
+    from pipeline import bench, report, sweep
 
-
-def _command_fails(*arguments: str) -> list[str]:
-    from pipeline.__main__ import main
-
-    said = StringIO()
-    with redirect_stdout(StringIO()), redirect_stderr(said):
-        status = main(list(arguments))
-    lines = [line.removeprefix("error: ") for line in said.getvalue().splitlines()]
-    return [] if status == 0 else lines[-1:] or [f"{arguments[0]} failed"]
+    problems = []
+    for check in (report.report, sweep.table, bench.show_records):
+        try:
+            with redirect_stdout(StringIO()):
+                check(check=True)
+        except UserError as error:
+            problems.append(str(error))
+    return problems
 
 
 def _against_the_commit() -> list[str]:

@@ -24,9 +24,9 @@ from pipeline.__main__ import main
 from pipeline.dvc_lock import parse_lock
 from pipeline.errors import ParamsError, ReportError, SweepError
 from pipeline.processes import available_cores
-from pipeline.reporting.experiments import Experiment, experiments
 from pipeline.reporting.revisions import untracked
 from pipeline.sweeps import queue
+from pipeline.sweeps.experiments import Experiment, experiments
 from pipeline.sweeps.plan import Member, Plan
 from pipeline.sweeps.records import record_of
 
@@ -465,7 +465,7 @@ def test_a_record_of_another_commit_is_not_shown_for_runs_of_which_none_is_done(
         "reports/sweeps/lr.json, of commit bbbbbbbbbb, stays as it is"
     )
     Plan("lr", "", ["train.lr"], [Member("lr-0", settings)], 1, baseline="b" * 40).save()
-    with pytest.raises(ReportError, match=r"^dvc exp: failed to show exp"):  # no such commit
+    with pytest.raises(ReportError, match=r"^dvc exp show: failed to show exp"):  # no such commit
         record_of("lr")
 
 

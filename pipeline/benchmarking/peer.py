@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,16 @@ def train(folder: Path, flags: dict[str, Any], device: str, threads: int) -> dic
         "checkpoint": str(folder / "out" / "ckpt.pt"),
         "val_tokens": str(folder / "data" / "tokens" / "val.bin"),
     }
+
+
+def val_loss(checkpoint: str, tokens: str) -> float:
+    """Of what it trained, on its whole val split (a file of uint16), in nats per token.
+
+    Every target counts once, in windows of the model's block_size one after another, as in ours.
+    """
+    from pipeline.evaluation.perplexity import score_split
+    from pipeline.model.pretrained import load_pretrained
+
+    ids, model = np.fromfile(tokens, np.uint16), load_pretrained(checkpoint).model
+    score = score_split(model, ids, overlap=0.0, batch_size=16, autocast=nullcontext, name="val")
+    return score.loss

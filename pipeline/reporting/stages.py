@@ -7,12 +7,14 @@ that did not make it. Whether they are is DVC's to say: `dvc status`.
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ReportError
+from pipeline.errors import ReportError, UserError
+from pipeline.processes import environment
 from pipeline.storage import parse_yaml
 
 DVC_FILE = Path("dvc.yaml")
@@ -53,17 +55,36 @@ def read_stages(path: Path = DVC_FILE) -> list[Stage]:
     ]
 
 
+def dvc(*arguments: str, error: type[UserError] = ReportError) -> str:
+    """What a command of DVC prints; raises `error` where it fails.
+
+    It cannot be interrupted halfway: Ctrl-C is the caller's to answer, and in the middle it could
+    leave people's edits in a stash.
+    """
+    # files, no pipes: a queue's workers hold what they inherit open until it is empty
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+            env=environment(),
+            start_new_session=True,
+        )
+        for file in (output, errors):
+            file.seek(0)
+        printed, said = (file.read().decode(errors="replace") for file in (output, errors))
+    if done.returncode:
+        lines = said.strip().splitlines() or ["it said nothing"]
+        line = next((line for line in lines if line.startswith("ERROR: ")), lines[-1])
+        command = " ".join(word for word in arguments[:2] if not word.startswith("-"))
+        raise error(f"dvc {command}: {line.removeprefix('ERROR: ')}")
+    return printed
+
+
 def dvc_json(*arguments: str) -> Any:
     """What a command of DVC says in JSON; raises ReportError where it fails."""
-    command = [sys.executable, "-m", "dvc", *arguments, "--json"]
-    # Ctrl-C is the caller's to answer: a sweep's command still asks how its runs stand
-    done = subprocess.run(
-        command, capture_output=True, text=True, encoding="utf-8", start_new_session=True
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise ReportError(f"dvc {arguments[0]}: {lines[0].removeprefix('ERROR: ')}")
-    return json.loads(done.stdout or "{}")
+    return json.loads(dvc(*arguments, "--json") or "{}")
 
 
 def stale_inputs() -> str | None:

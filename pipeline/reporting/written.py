@@ -21,12 +21,32 @@ def left_over(folder: Path, files: Collection[Path]) -> list[Path]:
     return [path for path in found if path.suffix in FIGURES_OF_BEFORE]
 
 
-def write_results(
-    files: Mapping[Path, bytes], leftover: Collection[Path], sections: Mapping[str, str]
+def write_or_compare(
+    files: Mapping[Path, bytes],
+    leftover: Collection[Path],
+    sections: Mapping[str, str],
+    check: bool,
+    said: str,
+    required: bool = True,
 ) -> None:
     """Write what differs and remove what is left over; nothing where the README's markers are
-    broken, a ReportError."""
+    broken, a ReportError.
+
+    check: write nothing, and raise a ReportError where anything differs: it is "not what {said}".
+    Not `required`, a section that the README does not have is none to compare.
+    """
     readme = README.read_bytes()
+    if check:
+        asked = {
+            name: text
+            for name, text in sections.items()
+            if required or f"<!--AUTO:{name}:".encode() in readme
+        }
+        wrong = [f"{README}: section {name}" for name in differing(readme, asked)]
+        wrong += [path.as_posix() for path in (*_changed(files), *leftover)]
+        if wrong:
+            raise ReportError(f"{', '.join(wrong)}: not what {said}")
+        return
     filled = fill(readme, sections)  # before any write
     for path in _changed(files):
         write_bytes(path, files[path])
@@ -35,23 +55,6 @@ def write_results(
         print(f"removed {path}: a figure of an earlier run")
     if filled != readme:
         write_bytes(README, filled)
-
-
-def differing_files(files: Mapping[Path, bytes], leftover: Collection[Path]) -> list[str]:
-    """The files that `write_results` would write or remove."""
-    return [path.as_posix() for path in (*_changed(files), *leftover)]
-
-
-def differing_sections(sections: Mapping[str, str], required: bool = True) -> list[str]:
-    """The README's sections that `write_results` would write; not `required`, and one that the
-    README does not have is none."""
-    readme = README.read_bytes()
-    asked = {
-        name: text
-        for name, text in sections.items()
-        if required or f"<!--AUTO:{name}:".encode() in readme
-    }
-    return [f"{README}: section {name}" for name in differing(readme, asked)]
 
 
 def _changed(files: Mapping[Path, bytes]) -> list[Path]:

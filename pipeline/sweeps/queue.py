@@ -9,11 +9,11 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,14 @@ from pipeline.errors import SweepError
 from pipeline.params import PARAMS_FILE
 from pipeline.paths import HISTORY
 from pipeline.processes import environment
+from pipeline.reporting import stages
 from pipeline.reporting.revisions import git
 from pipeline.storage import write_bytes
 from pipeline.sweeps.plan import Member
 
 SECONDS_TO_STOP = 60.0
+
+dvc = partial(stages.dvc, error=SweepError)
 
 
 @dataclass(frozen=True)
@@ -195,25 +198,6 @@ def run_here(settings: Mapping[str, Any]) -> None:
             write_bytes(PARAMS_FILE, before)
     if not done:
         raise SweepError("dvc exp run: failed, as it says above; params.yaml is as before")
-
-
-def dvc(*arguments: str) -> None:
-    """Run a DVC command that cannot be interrupted halfway; raises SweepError."""
-    # a file, no pipe: workers hold what they inherit open until the queue is empty
-    with tempfile.TemporaryFile() as output:
-        done = subprocess.run(
-            [sys.executable, "-m", "dvc", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=output,
-            env=environment(),
-            start_new_session=True,  # Ctrl-C in the middle could leave people's edits in a stash
-        )
-        output.seek(0)
-        said = output.read().decode(errors="replace").strip().splitlines()
-    if done.returncode:
-        line = next((line for line in said if line.startswith("ERROR: ")), (said or ["failed"])[-1])
-        raise SweepError(f"dvc {' '.join(arguments[:2])}: {line.removeprefix('ERROR: ')}")
 
 
 def _set(settings: Mapping[str, Any]) -> list[str]:

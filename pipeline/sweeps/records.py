@@ -1,22 +1,18 @@
 """The record of a sweep, from DVC's experiments or from disk, and the files drawn from it."""
 
+import csv
 import json
+from io import StringIO
 from pathlib import Path
 
 from pipeline.errors import ReportError
-from pipeline.paths import METRICS, SWEEPS
+from pipeline.paths import HISTORY, METRICS, SWEEPS
 from pipeline.reporting.revisions import Revision, WorkingTree, git, read_lock
 from pipeline.reporting.sweep_plots import draw_sweep
-from pipeline.reporting.sweep_record import (
-    Record,
-    Run,
-    finished,
-    read_record,
-    recorded,
-    take_record,
-)
+from pipeline.reporting.sweep_record import Record, Run, finished, read_record, recorded, score
 from pipeline.reporting.sweep_table import CAPTIONS, as_csv, as_page
-from pipeline.sweeps.plan import load_plan
+from pipeline.sweeps.experiments import Experiment, experiments
+from pipeline.sweeps.plan import Member, Plan, load_plan
 
 
 def record_of(name: str) -> Record:
@@ -43,10 +39,68 @@ def record_of(name: str) -> Record:
 def _taken(name: str) -> Record | None:
     """What DVC's records say of the sweep now; None where it did not run in this repository."""
     plan = load_plan(name)
-    if plan is None:
-        return None
-    settings = {member.name: member.settings for member in plan.members}
-    return take_record(name, plan.description, plan.varied, settings, plan.baseline, plan.seconds)
+    return None if plan is None else take_record(plan)
+
+
+def take_record(plan: Plan) -> Record:
+    """The record of a sweep's runs from DVC's, the best first; raises ReportError."""
+    found = experiments(plan.baseline)
+    runs = [_run(plan, member, found.get(member.name)) for member in plan.members]
+    own = plan.members[0].settings
+    changing = [key for key in plan.varied if any(r["settings"][key] != own[key] for r in runs)]
+    runs = [{**run, "settings": {key: run["settings"][key] for key in changing}} for run in runs]
+    record = {
+        "sweep": plan.name,
+        "description": plan.description,
+        "baseline": plan.baseline,
+        "all_with": {key: value for key, value in own.items() if key not in changing},
+        "varied": changing,
+        "runs": runs,
+    }
+    rest = [run for run in runs if run["state"] != "done"]  # in the sweep's order
+    return {**record, "runs": sorted(finished(record), key=score) + rest}
+
+
+def _run(plan: Plan, member: Member, found: Experiment | None) -> Run:
+    settings, seconds = member.settings, plan.seconds.get(member.name)
+    run: Run = {"name": member.name, "settings": {key: settings[key] for key in plan.varied}}
+    if found is None:
+        return {**run, "state": "not run"}
+    for key, value in found.differing(settings).items():
+        raise ReportError(
+            f"experiment {member.name}: {key}: found {value!r}; allowed: {settings[key]!r}, as the "
+            "sweep sets it; run the sweep again"
+        )
+    run["state"] = found.state
+    if found.state == "failed":
+        run["error"] = found.error()
+    if found.metrics is None:
+        return run
+    train = found.metrics["train"]
+    for split in ("val", "test"):
+        if split in found.metrics:
+            scores = found.metrics[split]
+            run[split] = {key: scores[key] for key in ("loss", "perplexity", "bits_per_byte")}
+    return {
+        **run,
+        "parameters": train["parameters"],
+        "steps": train["steps"],
+        "tokens": train["tokens"],
+        "seconds": None if seconds is None else round(seconds, 1),
+        "commit": found.commit,
+        "curve": _curve(found.commit),
+    }
+
+
+def _curve(commit: str) -> list[list[float]]:
+    """[step, tokens, val loss] of each look at val."""
+    history = git("show", f"{commit}:./{HISTORY.as_posix()}").decode()
+    rows = csv.DictReader(StringIO(history))
+    return [
+        [int(row["step"]), int(row["tokens"]), float(row["val_loss"])]
+        for row in rows
+        if row["val_loss"]
+    ]
 
 
 def contradicted(record: Record) -> list[str]:
