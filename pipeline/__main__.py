@@ -33,6 +33,7 @@ UsageError: Any = typer.BadParameter.__base__  # of click, or of typer's own cop
 REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
     **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "let a folder be there"),
+    errno.EISDIR: "let a file be there",
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "allow it"),
 }
 

@@ -70,6 +70,10 @@ def bench(
     if check and draw:
         raise BenchmarkError("--check: found --draw too; allowed: one of them")
     if check or draw:
+        asked = [workload and "--workload", peer and "--peer", text and "--text", name and "--name"]
+        if others := list(filter(None, asked)):
+            found = "--check" if check else "--draw"
+            raise BenchmarkError(f"{found}: found {others[0]} too; allowed: nothing to measure")
         show_records(check)
         return
     if device not in ON:
@@ -269,7 +273,12 @@ class _Work:
         settings = merged(
             load_params().model_dump(),
             {
-                "corpus": {"name": "tinyshakespeare", "path": own},
+                "corpus": {
+                    "name": "tinyshakespeare",
+                    "path": own,
+                    "pattern": "**/*",
+                    "errors": "strict",
+                },
                 "prepare": {
                     "tokenizer": tokenizer,
                     "format": "bin",

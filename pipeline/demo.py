@@ -77,13 +77,17 @@ def _own_names_only() -> list[Any]:
 
 
 def _check_free(host: str, port: int) -> None:
+    if not host:
+        raise UserError("--host: found nothing; allowed: an address of this machine")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
-        raise UserError(f"--port: cannot listen on {host}:{port}: {error.strerror}") from None
+        raise UserError(
+            f"--host {host} --port {port}: cannot listen there: {error.strerror}"
+        ) from None
 
 
 def gradio_version() -> str:

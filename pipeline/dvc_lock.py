@@ -11,7 +11,7 @@ LOCK = Path("dvc.lock")
 
 def parse_lock(data: bytes) -> dict[str, Any]:
     """The stages of the file's bytes; raises ReportError where it holds none."""
-    remedy = "run `dvc repro`"
+    remedy = "`git checkout dvc.lock` brings it, or delete it and run `dvc repro`"
     stages = parse_yaml(data, LOCK, ReportError, remedy).get("stages")
     if not isinstance(stages, dict):
         raise ReportError(f"{LOCK}: found no stages; {remedy}")

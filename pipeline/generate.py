@@ -69,8 +69,18 @@ def generate(
 
     Example: python -m pipeline generate --prompt "BIANCA:\\n" --top-p 0.9 --num-samples 3
     """
+    drawn = [
+        value is not None and option
+        for option, value in (
+            ("--temperature", temperature),
+            ("--top-k", top_k),
+            ("--top-p", top_p),
+            ("--min-p", min_p),
+            ("--num-samples", num_samples),
+        )
+    ]
     for one, other in (
-        (greedy and "--greedy", temperature is not None and "--temperature"),
+        *((greedy and "--greedy", found) for found in drawn),
         (interactive and "--interactive", compare and "--compare"),
         (interactive and "--interactive", prompt is not None and "--prompt"),
         (compare and "--compare", num_samples is not None and "--num-samples"),

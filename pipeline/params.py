@@ -108,7 +108,7 @@ class ModelParams(Section):
     @model_validator(mode="before")
     @classmethod
     def _shape_of_a_named_size(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("size") in SIZES:
+        if isinstance(values, dict) and str(values.get("size")) in SIZES:
             names = ("n_layer", "n_head", "n_embd")
             return {**values, **dict(zip(names, SIZES[values["size"]], strict=True))}
         return values
@@ -333,12 +333,15 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _sequences_fit_the_context(self) -> Self:
-        for key in ("stride", "max_seq_len"):
-            found, most = getattr(self.train, key), self.model.block_size
+        most, name = self.model.block_size, "model.block_size"
+        for key in ("max_seq_len", "stride"):
+            found = getattr(self.train, key)
             if found is not None and found > most:
                 raise ValueError(
-                    f"train.{key}: found {found}; allowed: 1 to model.block_size ({most}), or null"
+                    f"train.{key}: found {found}; allowed: 1 to {name} ({most}), or null"
                 )
+            if found is not None:  # which no stride may skip a part of
+                most, name = found, f"train.{key}"
         return self
 
 

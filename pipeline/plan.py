@@ -9,7 +9,7 @@ from rich.table import Table
 from pipeline.console import uncut_console
 from pipeline.errors import ParamsError
 from pipeline.params import SIZES, ModelParams, PrepareParams, load_params
-from pipeline.paths import TOKENS
+from pipeline.paths import GIVEN_TOKENIZER, TOKENS
 from pipeline.training.division import divide, share_of
 
 GPT2_VOCAB, GPT2_CONTEXT = 50257, 1024
@@ -66,7 +66,8 @@ def plan(
     most, reached = DEVICES[device]
     most, reached = memory or most, tflops or reached
     micro_batch = 8 if train.micro_batch_size == "auto" else train.micro_batch
-    precision = "fp32" if train.precision == "fp32" else "bf16"
+    is_fp32 = train.precision == "fp32" or train.numerics == "portable"
+    precision = "fp32" if is_fp32 else "bf16"
     models = {"params.yaml": (params.model, _own_vocab(params.prepare))}
     for name in SIZES:
         gpt2 = {"architecture": "gpt2", "size": name, "block_size": GPT2_CONTEXT, "bias": True}
@@ -116,11 +117,15 @@ def plan(
 
 
 def _own_vocab(prepare: PrepareParams) -> int:
-    """Tokens of the vocabulary: as prepared, for one that is trained may be smaller than asked."""
-    if TOKENS.is_dir():
+    """Tokens of the vocabulary asked for; of characters as many as were prepared."""
+    if prepare.tokenizer == "file":
+        from pipeline.corpus import tokenizers
+
+        return tokenizers.load(GIVEN_TOKENIZER, "allowed: a tokenizer.json there").vocab_size
+    if prepare.tokenizer == "char" and TOKENS.is_dir():
         from pipeline.corpus.token_file import read_meta
 
         found = read_meta(TOKENS)["tokenizer"]
-        if prepare.tokenizer in (found["kind"], "file"):
+        if found["kind"] == "char":
             return int(found["vocab_size"])
     return VOCABULARIES.get(prepare.tokenizer, prepare.vocab_size)

@@ -29,14 +29,15 @@ def report(
         raise ReportError(stale)
     if stale := changed_start():
         raise ReportError(stale)
-    if not README.is_file():
-        raise ReportError(f"{README}: not found; run from the project's top folder")
     files, sections = _rendered(params)
     leftover = left_over(FIGURES, files)
 
     write_or_compare(files, leftover, sections, check, "the results say; run `make report`")
     if check:
-        print(f"{README} and {REPORTS}/ are what the results say")
+        print(
+            f"{REPORTS}/ and the sections {', '.join(sections)} of {README} are what the results "
+            "say; `verify` checks those of sweeps and benchmarks too"
+        )
         return
     print(f"wrote {REPORTS}/ and the sections {', '.join(sections)} of {README}")
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
+import filelock
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -54,12 +55,23 @@ def _flush_folder(folder: Path) -> None:
 
 @contextmanager
 def scratch(kind: str) -> Iterator[Path]:
-    """A new folder .cache/KIND-*, removed at the end, with those that a killed process left."""
+    """A new folder .cache/KIND-*, removed at the end, with those that a killed process left.
+
+    Raises UserError where another process has one.
+    """
     CACHE.mkdir(exist_ok=True)
-    for left_behind in CACHE.glob(f"{kind}-*"):
-        shutil.rmtree(left_behind)
-    with tempfile.TemporaryDirectory(dir=CACHE, prefix=f"{kind}-") as folder:
-        yield Path(folder)
+    lock = filelock.FileLock(CACHE / f"{kind}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise UserError(f"{kind}: another one is at work in this folder; wait for it") from None
+    try:
+        for left_behind in CACHE.glob(f"{kind}-*"):
+            shutil.rmtree(left_behind)
+        with tempfile.TemporaryDirectory(dir=CACHE, prefix=f"{kind}-") as folder:
+            yield Path(folder)
+    finally:
+        lock.release()
 
 
 def put_in_place(new: Path, target: Path) -> None:

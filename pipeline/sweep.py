@@ -148,7 +148,8 @@ def table(
     files = {
         path: data for record in records.values() for path, data in rendered(record, dpi).items()
     }
-    leftover = [path for path in SWEEPS.glob("*/*.png") if path not in files]
+    drawn = [path for form in ("*/*.png", "*.csv", "*.md") for path in SWEEPS.glob(form)]
+    leftover = sorted(path for path in drawn if path not in files and path.name != README.name)
     section = {"SWEEP": as_section([records[each] for each in sorted(records)])}
     said = "the sweeps' records say; run `python -m pipeline sweep table`"
     write_or_compare(files, leftover, section, check, said, required=bool(records))

@@ -16,16 +16,16 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.errors import CorpusError, UserError
+from pipeline.errors import CheckpointError, TokenFileError, UserError
 from pipeline.params import load_params
 from pipeline.paths import (
     BENCHMARKS,
+    BEST,
     BROUGHT,
     CHECKPOINTS,
     EVALUATION,
     HISTORY,
     LAST,
-    MANIFEST,
     META,
     METRICS,
     POSITIONS,
@@ -33,6 +33,8 @@ from pipeline.paths import (
     README,
     REPORTS,
     RUN,
+    SAMPLES_ON_THE_WAY,
+    STATISTICS,
     SWEEPS,
     TOKENIZER,
     TOKENS,
@@ -71,7 +73,8 @@ def verify(
         ("code, parameters and results are committed", _against_the_commit),
         ("best.pt evaluated again", _evaluated_again),  # first to need torch: it prepares for it
         ("corpus, tokens and checkpoints are whole", _files_are_whole),
-        ("meta.json and train.csv say what tokens and last.pt hold", _said_of_files),
+        ("meta.json and statistics.json say what the tokens hold", _said_of_tokens),
+        ("run.json, samples.txt and train.csv say what checkpoints hold", _said_of_checkpoints),
     )
     for title, check in checks:
         try:
@@ -196,34 +199,69 @@ def _files_are_whole() -> list[str]:
     return problems
 
 
-def _said_of_files() -> list[str]:
-    """Where meta.json or train.csv, which nothing else compares, is not of what lies beside it."""
-    from pipeline.corpus import tokenizers
-    from pipeline.corpus.splits import SPLITS
-    from pipeline.corpus.token_file import load_split, read_meta
-    from pipeline.training.checkpoint import read_checkpoint
-    from pipeline.training.history import History
+def _said_of_tokens() -> list[str]:
+    """Where meta.json or statistics.json, which nothing else compares, is not of the tokens."""
+    import numpy as np
 
-    meta, wrong = read_meta(TOKENS), []
-    manifest = read_json(MANIFEST, CorpusError, "run `dvc repro fetch`")
-    tokenizer = tokenizers.load(TOKENIZER)
+    from pipeline.corpus import tokenizers
+    from pipeline.corpus.encoding import Encoded
+    from pipeline.corpus.readers import open_corpus
+    from pipeline.corpus.splits import SPLITS
+    from pipeline.corpus.statistics import Statistics
+    from pipeline.corpus.token_file import AGAIN, load_split, read_meta
+    from pipeline.corpus.token_stream import PART, document_bounds
+
+    meta, corpus, tokenizer = read_meta(TOKENS), open_corpus(RAW), tokenizers.load(TOKENIZER)
+    statistics, held = Statistics(tokenizer), {}
     for split in SPLITS:
-        held = tokenizer.text_size(load_split(TOKENS, split).tokens)
-        if held != (said := meta["splits"][split]["bytes"]):
-            wrong.append(f"{META}: {split} has {said:,} bytes, its tokens hold {held:,}")
-    facts = {name: manifest[name] for name in ("name", "source", "license", "sha256")}
-    facts["files"] = len(manifest["files"])
+        tokens = load_split(TOKENS, split).tokens
+        for start in range(0, len(tokens), PART):
+            statistics.add(Encoded(split, tokens[start : start + PART], [], [], 0))
+        lengths = np.diff(document_bounds(tokens, tokenizer.eot_id)).tolist()
+        statistics.add(Encoded(split, tokens[:0], lengths, [True] * len(lengths), 0))
+        cut = len(tokens) > 0 and tokens[-1:][0] != tokenizer.eot_id
+        held[split] = {"bytes": tokenizer.text_size(tokens), "documents": len(lengths) - cut}
+    said = {split: {key: meta["splits"][split][key] for key in held[split]} for split in SPLITS}
+    told, counted = read_json(STATISTICS, TokenFileError, AGAIN), statistics.to_json()
+    # a list of ids may hold <|endoftext|> before its end, and a corpus of one document has none
+    if corpus.holds_token_lists:
+        told["document_tokens"] = counted["document_tokens"]
+    if corpus.holds_token_lists or not any(counts["documents"] for counts in held.values()):
+        for split in SPLITS:
+            held[split]["documents"] = said[split]["documents"]
+    facts = {name: getattr(corpus, name) for name in ("name", "source", "license", "sha256")}
+    facts["files"] = len(corpus.files)
     for name in ("documents", "bytes"):
-        facts[name] = sum(meta["splits"][split][name] for split in SPLITS)
-    wrong += [
-        f"{META}: corpus.{line}"
-        for line in _differing({name: meta["corpus"].get(name) for name in facts}, facts, 0.0)
-    ]
+        facts[name] = sum(counts[name] for counts in said.values())
+    own = {name: meta["corpus"].get(name) for name in facts}
+    wrong = [f"{META}: splits.{line}" for line in _differing(said, held, 0.0)]
+    wrong += [f"{META}: corpus.{line}" for line in _differing(own, facts, 0.0)]
+    return wrong + [f"{STATISTICS}: {line}" for line in _differing(told, counted, 0.0)]
+
+
+def _said_of_checkpoints() -> list[str]:
+    """Where run.json, samples.txt or train.csv is not of the checkpoints."""
+    from pipeline.training.checkpoint import load_checkpoint, read_checkpoint
+    from pipeline.training.history import History
+    from pipeline.training.samples import format_samples
+
+    wrong = []
     history = History.from_dict(read_checkpoint(LAST)["history"])
     if HISTORY.read_text(encoding="utf-8") != history.to_csv():
         wrong.append(f"{HISTORY}: not the rows that last.pt holds")
     if any(history.losses[row.step - 1] != row.loss for row in history.rows):
         wrong.append(f"{LAST}: its losses are not those of its rows")
+    facts = read_json(RUN, CheckpointError, "run `dvc repro train`")
+    model, _ = load_checkpoint(BEST)
+    held = {name: value for name, value in vars(model.config).items() if name in facts["model"]}
+    held["parameters"] = model.count_parameters()
+    held["flops_per_token"] = model.flops_per_token()
+    wrong += [f"{RUN}: model.{line}" for line in _differing(facts["model"], held, 0.0)]
+    steps, most = len(history.losses), load_params().train.max_steps
+    if (facts["stopped"] == "max_steps") != (steps == most):
+        wrong.append(f"{RUN}: stopped is {facts['stopped']!r}, after {steps} of {most} steps")
+    if SAMPLES_ON_THE_WAY.read_text(encoding="utf-8") != format_samples(facts["samples"]):
+        wrong.append(f"{RUN}: its samples are not those of {SAMPLES_ON_THE_WAY}")
     return wrong
 
 
@@ -261,7 +299,7 @@ def _same_platform() -> bool:
     params = load_params()
     chosen = runtime.choose(params.train, params.model.block_size, facts["flops"])
     then, now = facts["runtime"], chosen.fingerprint()
-    if then.get("processes", 1) > 1:  # which shared the threads
+    if then.get("processes", 1) != 1:  # which shared the threads
         del now["threads"]
     return all(then.get(name) == value for name, value in now.items())
 
@@ -269,10 +307,12 @@ def _same_platform() -> bool:
 def _differing(
     one: Any, other: Any, tolerance: float, name: str = "", least: float = 0.0
 ) -> list[str]:
+    if isinstance(one, list) and isinstance(other, list):
+        one, other = dict(enumerate(one)), dict(enumerate(other))
     if isinstance(one, dict) and isinstance(other, dict):
-        lines = []
+        lines: list[str] = []
         for key in sorted({*one, *other}):
-            inner = f"{name}.{key}" if name else key
+            inner = f"{name}.{key}" if name else str(key)
             lines += _differing(one.get(key), other.get(key), tolerance, inner, least)
         return lines
     numbers = isinstance(one, (int, float)) and isinstance(other, (int, float))
@@ -304,7 +344,8 @@ def _run_again() -> tuple[str, list[str]]:
             ours, theirs = _contents(Path()), _contents(clone)
             names = sorted({*ours, *theirs})
             wrong = [f"{n}: differs" for n in names if ours.get(n) != theirs.get(n)]
-            return f"identical bytes: {len(names)} files, made again on the same platform", wrong
+            said = "differing" if wrong else "identical"
+            return f"{said} bytes: {len(names)} files, made again on the same platform", wrong
         written = json.loads(METRICS.read_text(encoding="utf-8"))
         again = json.loads((clone / METRICS).read_text(encoding="utf-8"))
         held_out = [name for name in ("val", "test") if name in written]
@@ -317,12 +358,14 @@ def _run_again() -> tuple[str, list[str]]:
 
 
 def _contents(root: Path) -> dict[str, bytes]:
-    files = []
+    from pipeline.reporting.revisions import ignored
+
+    files: list[Path] = []
     for name in COMPARED:
         path = root / name
         files += [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
     return {
         file.relative_to(root).as_posix(): file.read_bytes()
         for file in files
-        if "benchmarks" not in file.parts
+        if "benchmarks" not in file.parts and not ignored(file.relative_to(root))
     }

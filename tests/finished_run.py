@@ -5,6 +5,8 @@ import math
 import random
 from pathlib import Path
 
+from pipeline.training.samples import format_samples
+
 META = {
     "corpus": {
         "name": "shakespeare",
@@ -136,6 +138,7 @@ def write_run(folder: Path) -> None:
         "data/tokens/meta.json": json.dumps(META),
         "data/tokens/statistics.json": json.dumps(STATISTICS),
         "data/checkpoints/run.json": json.dumps(RUN),
+        "data/checkpoints/samples.txt": format_samples(RUN["samples"]),
         "data/checkpoints/best.pt": "the best weights",
         "data/checkpoints/last.pt": "the last weights",
         "data/evaluation/positions.csv": "position,loss\n" + positions,

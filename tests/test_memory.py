@@ -58,16 +58,22 @@ def test_the_command_prints_every_size_and_refuses_an_uneven_division() -> None:
     assert plan("--tflops", "-1").returncode == 2
 
 
-def test_a_prepared_projects_own_model_has_its_vocabulary(finished: Path) -> None:
-    set_params(finished, prepare__vocab_size=8192)  # but its tokens are bytes
-    table = plan("--device", "cpu", "--nproc", "1", project=finished)
+def own_row(project: Path, **changes: object) -> str:
+    """plan's line on params.yaml's own model, with these settings."""
+    set_params(project, **changes)
+    table = plan("--device", "cpu", "--nproc", "1", project=project)
     assert table.returncode == 0, table.stderr
-    row = next(line for line in table.stdout.splitlines() if " params.yaml " in line)
-    assert " 0.0 M " in row  # with 8,192 it would be 0.3
-    set_params(finished, prepare__tokenizer="gpt2")  # not prepared yet: its tokens are known
-    table = plan("--device", "cpu", "--nproc", "1", project=finished)
-    row = next(line for line in table.stdout.splitlines() if " params.yaml " in line)
-    assert " 2.4 M " in row  # 3 times 50,257 rows of 16: embedding, values, head
+    return next(line for line in table.stdout.splitlines() if " params.yaml " in line)
+
+
+def test_the_vocabulary_is_the_one_that_params_yaml_asks_for(finished: Path) -> None:
+    # 3 times the rows of 16: embedding, values, head
+    assert " 0.0 M " in own_row(finished, prepare__vocab_size=8192)  # but its tokens are bytes
+    assert " 2.4 M " in own_row(finished, prepare__tokenizer="gpt2")
+    assert " 0.4 M " in own_row(finished, prepare__tokenizer="bpe")  # whatever was prepared
+    given = finished / "data/tokenizer/tokenizer.json"
+    given.write_bytes((finished / "data/tokens/tokenizer.json").read_bytes())
+    assert " 0.0 M " in own_row(finished, prepare__tokenizer="file")
 
 
 MEASURED = [

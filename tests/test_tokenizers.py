@@ -310,6 +310,6 @@ def test_an_unbroken_run_is_cut_in_training_and_refused_where_no_pattern_takes_i
     text = "ab" * 5000
     assert bpe.decode(bpe.encode(text).tolist()) == text
     with pytest.raises(
-        CorpusError, match=r"cannot be split into words: [^\n]*; allowed: shorter runs"
+        CorpusError, match=r"^prepare.tokenizer: found bpe, [^\n]*; allowed: shorter runs"
     ):
         bpe.encode(" " * 2_000_000)

@@ -83,6 +83,13 @@ def test_what_was_written_over_is_found_though_dvc_was_told_to_take_it(finished:
     meta = json.loads((finished / "data/tokens/meta.json").read_text())
     meta["splits"]["val"]["bytes"] += 1
     replace(finished / "data/tokens/meta.json", json.dumps(meta).encode())
+    statistics = json.loads((finished / "data/tokens/statistics.json").read_text())
+    statistics["frequent"][0][2] += 1
+    replace(finished / "data/tokens/statistics.json", json.dumps(statistics).encode())
+    facts = json.loads((finished / "data/checkpoints/run.json").read_text())
+    facts["model"]["parameters"], facts["stopped"] = 999, "patience"
+    facts["samples"][0]["text"] = "I never wrote this"
+    replace(finished / "data/checkpoints/run.json", json.dumps(facts).encode())
     ids = (finished / "data/tokens/test.bin").read_bytes()
     replace(finished / "data/tokens/test.bin", ids[:-2] + bytes([ids[-2] ^ 1]) + ids[-1:])
     best = finished / "data/checkpoints/best.pt"
@@ -107,7 +114,11 @@ def test_what_was_written_over_is_found_though_dvc_was_told_to_take_it(finished:
         "data/evaluation/positions.csv: 1 is 1",
         "data/tokens/meta.json: corpus.documents is ",
         "data/tokens/meta.json: corpus.license is 'mine', by its inputs None",
-        "data/tokens/meta.json: val has ",
+        "data/tokens/meta.json: splits.val.bytes is ",
+        "data/tokens/statistics.json: frequent.0.2 is ",
+        "data/checkpoints/run.json: model.parameters is 999, by its inputs ",
+        "data/checkpoints/run.json: stopped is 'patience', after 20 of 20 steps",
+        "data/checkpoints/run.json: its samples are not those of data/checkpoints/samples.txt",
         "data/tokens/meta.json: corpus.bytes is ",
         "data/tokens/test.bin: found sha256 ",
         "data/checkpoints/step-5.pt: ",

@@ -70,7 +70,7 @@ class Batches:
         if order == "documents":
             longest = max_seq_len or block_size
             bounds = document_bounds(tokens, eot_id)
-            self._starts, self._lengths = _windows(bounds, longest, min(stride or longest, longest))
+            self._starts, self._lengths = _windows(bounds, longest, stride or longest)
             self.blocks = len(self._starts)
             if not self.blocks:
                 raise CorpusError("train split: no document of two tokens or more")

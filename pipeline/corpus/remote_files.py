@@ -1,5 +1,6 @@
 """Text on other machines (s3://, gs://, memory://, ...), brought here by fsspec."""
 
+import re
 from pathlib import Path
 
 import fsspec
@@ -20,7 +21,8 @@ def bring(address: str, folder: Path) -> Path:
     try:
         files, path = fsspec.core.url_to_fs(address)
         if files.isfile(path):
-            here = folder / str(path).rsplit("/", 1)[-1]
+            name = re.split("[?#]", str(path))[0] if address.startswith("http") else str(path)
+            here = folder / name.rsplit("/", 1)[-1]
             folder.mkdir(parents=True)
             files.get_file(path, str(here))
             return here

@@ -94,9 +94,10 @@ def check_sizes(
     total = sum(sizes.values())
     for split, fraction in (("val", val_fraction), ("test", test_fraction)):
         if fraction and not sizes[split]:
+            allowed = "more text" if split == "val" else "0, or more text"
             raise CorpusError(
-                f"prepare.{split}_fraction: {fraction} of {total:,} {unit} is "
-                "nothing; allowed: 0, or more text"
+                f"prepare.{split}_fraction: {fraction} of {total:,} {unit} is nothing; "
+                f"allowed: {allowed}"
             )
     if sizes["train"] <= 0:
         raise CorpusError(

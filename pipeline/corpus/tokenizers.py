@@ -127,8 +127,8 @@ class BPETokenizer(Tokenizer):
             ids = self._encoding.encode_to_numpy(text, allowed_special=set(), disallowed_special=())
         except ValueError as error:  # the pattern's engine, at about a million spaces
             raise CorpusError(
-                f"the text cannot be split into words: {error}; allowed: shorter runs of white "
-                "space (it takes about a million)"
+                f"prepare.tokenizer: found {self.kind}, which cannot split the text into words: "
+                f"{error}; allowed: shorter runs of white space (it takes about a million), or byte"
             ) from None
         return ids.astype(np.int64)
 

@@ -70,6 +70,7 @@ def hf_config(config: GPTConfig, eot_id: int) -> dict[str, Any]:
                 "AutoModelForCausalLM": f"{code}.CanonForCausalLM",
             },
             **{name: getattr(config, name) for name in CANON_FIELDS},
+            "tie_word_embeddings": False,  # transformers 4 ties them if not told
             **ids,
             "dtype": "float32",
         }

@@ -130,12 +130,15 @@ def start_from(model: GPT, pretrained: Pretrained, tokenizer: tokenizers.Tokeniz
             f"allowed with train.init_from: {source}: up to {found.block_size}"
         )
     theirs = pretrained.load_tokenizer()
-    if theirs.sha256 != tokenizer.sha256:
+    if _ids_of(theirs) != _ids_of(tokenizer):
+        remedy = "prepare.tokenizer: gpt2"
+        if pretrained.tokenizer is not None:
+            remedy = "prepare.tokenizer: file, and its own in data/tokenizer (README.md there)"
         raise CheckpointError(
             f"train.init_from: {source} was trained with another tokenizer ({theirs.kind}, "
             f"{theirs.vocab_size} tokens, sha256 {theirs.sha256[:8]}) than data/tokens has "
             f"({tokenizer.kind}, {tokenizer.vocab_size} tokens, {tokenizer.sha256[:8]}); allowed: "
-            "the same: prepare.tokenizer: file, and its own in data/tokenizer (README.md there)"
+            f"the same: {remedy}"
         )
     started = GPT(replace(wanted, gelu=found.gelu))
     state = pretrained.model.state_dict()
@@ -143,6 +146,11 @@ def start_from(model: GPT, pretrained: Pretrained, tokenizer: tokenizers.Tokeniz
         state["wpe.weight"] = state["wpe.weight"][: wanted.block_size]
     started.load_state_dict(state)
     return started
+
+
+def _ids_of(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
+    """What decides a tokenizer's ids: all but its name, as gpt2 and r50k_base are the same."""
+    return {k: v for k, v in tokenizer.to_json().items() if k not in ("kind", "sha256")}
 
 
 def _from_hub(name: str) -> Path:

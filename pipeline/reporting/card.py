@@ -69,11 +69,15 @@ def origin_rows(origin: dict[str, Any] | None, source_sha256: str) -> list[tuple
     provenance = origin["provenance"]
     corpus = provenance["corpus"]
     rows += [
-        (f"corpus: {corpus['name']}", corpus["sha256"]),
+        (f"corpus: {code(corpus['name'])}", corpus["sha256"]),
         ("tokenizer", provenance["tokens"]["tokenizer"]["sha256"]),
     ]
-    rows += [(f"parameters: {name}", digest) for name, digest in provenance["parameters"].items()]
-    rows += [(f"code of {name}", stage["code"]) for name, stage in provenance["stages"].items()]
+    rows += [
+        (f"parameters: {code(name)}", digest) for name, digest in provenance["parameters"].items()
+    ]
+    rows += [
+        (f"code of {code(name)}", stage["code"]) for name, stage in provenance["stages"].items()
+    ]
     return rows
 
 

@@ -141,7 +141,7 @@ def _data_uri(png: bytes) -> str:
 
 def _sweeps() -> list[Markup]:
     """The pages of the recorded sweeps, their headings two levels below this page's own."""
-    pages = [path for path in sorted(SWEEPS.glob("*.md")) if path.name != "README.md"]
+    pages = [page for page in sorted(SWEEPS.glob("*.md")) if page.with_suffix(".json").is_file()]
     texts = [path.read_text(encoding="utf-8") for path in pages]
     return [to_html(re.sub(r"^#", "###", text, flags=re.MULTILINE), SWEEPS) for text in texts]
 

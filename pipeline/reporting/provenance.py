@@ -18,6 +18,8 @@ from pipeline.paths import (
     HISTORY,
     METRICS,
     POSITIONS,
+    RUN,
+    SAMPLES_ON_THE_WAY,
     STRATEGIES,
     TOKEN_LOSSES,
 )
@@ -30,7 +32,7 @@ def provenance(results: Results, stages: Sequence[Stage], params: Params) -> dic
     """The hashes and versions behind the results, as provenance.json holds them."""
     code = {path: _sha256(Path(path)) for path in sorted({p for s in stages for p in s.code})}
     sections = sorted({section for stage in stages for section in stage.params})
-    checkpoints = sorted(path for path in CHECKPOINTS.iterdir() if path.is_file())
+    checkpoints = sorted([*CHECKPOINTS.glob("*.pt"), RUN, SAMPLES_ON_THE_WAY])
     values = params.model_dump()
     start = results.run.get("init_from")
     return {

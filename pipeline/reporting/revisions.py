@@ -73,7 +73,7 @@ class WorkingTree:
         """The DVC hash of a file or folder as it is now, None where it is missing."""
         target = Path(path)
         if target.is_dir():
-            files = [file for file in target.rglob("*") if file.is_file() and not _ignored(file)]
+            files = [file for file in target.rglob("*") if file.is_file() and not ignored(file)]
             return folder_md5({f.relative_to(target).as_posix(): _file_md5(f) for f in files})
         return _file_md5(target) if target.is_file() else None
 
@@ -137,7 +137,7 @@ def resolve(name: str) -> str:
     raise ReportError(f"--rev: found {name!r}; allowed: a git revision or an experiment's name")
 
 
-def _ignored(path: Path) -> bool:
+def ignored(path: Path) -> bool:
     """Whether .dvcignore, of the project's top folder, has DVC pass over a file."""
     return not path.is_absolute() and dvcignore().match_file(path)
 

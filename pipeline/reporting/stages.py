@@ -38,7 +38,9 @@ def read_stages(path: Path = DVC_FILE) -> list[Stage]:
         data = path.read_bytes()
     except FileNotFoundError:
         raise ReportError(f"{path}: not found; run from the project's top folder") from None
-    stages = parse_yaml(data, path, ReportError, "allowed: stages")["stages"]
+    stages = parse_yaml(data, path, ReportError, "allowed: stages").get("stages")
+    if not isinstance(stages, dict):
+        raise ReportError(f"{path}: found no stages; allowed: those of the pipeline")
     return [
         Stage(
             name,
@@ -98,9 +100,12 @@ def stale_inputs() -> str | None:
         absent = _absent(changes.get(name, ()))
         if lacking := [path for path in absent if not f"{path}/".startswith(made)]:
             return f"{_first(lacking)}: not here; `dvc pull` or git brings it"
+        gone = [path for path in absent if not Path(path).exists()]
+        if found and len(absent) == len(found) and not gone:
+            return f"stage {name}: {_first(found)}; `dvc commit {name}` puts it into DVC's cache"
         if found and len(absent) == len(found):
             return (
-                f"stage {name}: {_first(absent)}: not here; `dvc pull` (or `dvc checkout`) "
+                f"stage {name}: {_first(gone)}: not here; `dvc pull` (or `dvc checkout`) "
                 "brings it, `dvc repro` makes it again"
             )
         if found:

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Sequence
 from io import StringIO
 from statistics import mean, stdev
+from typing import Any
 
 from scipy.stats import ttest_ind
 
@@ -91,13 +92,12 @@ def runs_table(record: Record, full: bool) -> str:
     heads += ["parameters", "tokens", *(["seconds", "run"] if full else [])]
     rows = []
     for run in record["runs"]:
-        row = [shown(run["settings"][key]) for key in record["varied"]]
+        row = [_cell(run["settings"][key]) for key in record["varied"]]
         if run["state"] == "done":
             row += _numbers(run, full)
             rows.append(_bold(row) if run["name"] == best else row)
         else:
-            error = f": {run['error']}" if "error" in run else ""
-            row += [f"{run['state']}{error}"]
+            row += [_state(run)]
             row += [""] * (len(heads) - len(row) - full)
             rows.append(row + ([code(run["name"])] if full else []))
     return table(heads, rows)
@@ -123,7 +123,7 @@ def groups_table(record: Record) -> str:
     heads += ["test perplexity", "parameters", "tokens"]
     rows = []
     for place, (settings, runs) in enumerate(groups(record)):
-        row = [*(shown(settings[key]) for key in keys), str(len(runs)), spread(_scores(runs))]
+        row = [*(_cell(settings[key]) for key in keys), str(len(runs)), spread(_scores(runs))]
         for name, digits in (("bits_per_byte", 4), ("perplexity", 2)):
             values = [run["test"][name] for run in runs if "test" in run]
             row.append(spread(values, digits) if values else "")
@@ -131,11 +131,19 @@ def groups_table(record: Record) -> str:
         rows.append(_bold(row) if place == 0 else row)
     for run in record["runs"]:
         if run["state"] != "done":
-            error = f": {run['error']}" if "error" in run else ""
-            row = [*(shown(run["settings"][key]) for key in keys)]
-            row += [f"seed {run['settings'][SEED]}", f"{run['state']}{error}"]
+            row = [*(_cell(run["settings"][key]) for key in keys)]
+            row += [f"seed {run['settings'][SEED]}", _state(run)]
             rows.append(row + [""] * (len(heads) - len(row)))
     return table(heads, rows)
+
+
+def _cell(value: Any) -> str:
+    """A setting's value: numbers as they are, all else in code type, as text may hold anything."""
+    return shown(value) if isinstance(value, int | float) else code(shown(value))
+
+
+def _state(run: Run) -> str:
+    return f"{run['state']}: {code(run['error'])}" if "error" in run else str(run["state"])
 
 
 def _bold(row: Sequence[str]) -> list[str]:

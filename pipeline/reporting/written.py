@@ -11,12 +11,17 @@ from pipeline.storage import write_bytes
 FIGURES_OF_BEFORE = (".png", ".tmp")  # whole, or what a killed process left of one
 
 
+def is_file_managers(path: Path) -> bool:
+    """Whether a file is what a file manager left in the folder."""
+    return path.name.startswith(".") or path.name in ("Thumbs.db", "desktop.ini")
+
+
 def left_over(folder: Path, files: Collection[Path]) -> list[Path]:
     """The figures below a folder that are not among `files`, of runs before; raises ReportError
     where anything else is there."""
     found = [path for path in folder.rglob("*") if path.is_file() and path not in files]
     for path in found:
-        if path.suffix not in FIGURES_OF_BEFORE and not path.name.startswith("."):
+        if path.suffix not in FIGURES_OF_BEFORE and not is_file_managers(path):
             raise ReportError(f"{path}: found among the figures; allowed: figures; move it away")
     return [path for path in found if path.suffix in FIGURES_OF_BEFORE]
 
@@ -35,6 +40,8 @@ def write_or_compare(
     check: write nothing, and raise a ReportError where anything differs: it is "not what {said}".
     Not `required`, a section that the README does not have is none to compare.
     """
+    if not README.is_file():
+        raise ReportError(f"{README}: not found; run from the project's top folder")
     readme = README.read_bytes()
     if check:
         asked = {

@@ -62,6 +62,7 @@ KEPT = (
     "samples",
     "kept",
     "lr",
+    "process_counts",
 )
 
 
@@ -105,9 +106,11 @@ class Trainer:
     samples: list[dict[str, Any]] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)  # names of the numbered checkpoints
     history: History = field(default_factory=History)
+    process_counts: list[int] = field(default_factory=list)  # that trained it, each once
 
     def __post_init__(self) -> None:
         params, runtime = self.params, self.runtime
+        self.process_counts = [self.ranks.size]
         self.model.set_attention(runtime.attention)
         self.share = share_of(self.batches.sequences_per_step, self.ranks.size)
         self.micro_batch_size = divide(self.share, params.micro_batch)
@@ -300,6 +303,7 @@ class Trainer:
         self.history = History.from_dict(state["history"])
         for name in KEPT:
             setattr(self, name, state[name])
+        self.process_counts = sorted({*self.process_counts, self.ranks.size})
 
 
 class Interrupted(Exception):  # noqa: N818 - a request, no error

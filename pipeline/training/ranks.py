@@ -62,6 +62,10 @@ class Ranks:
         import torch
         from torch import distributed
 
+        if self.size > 1 and parallel == "none":
+            raise DeviceError(
+                f"train.parallel: found none, with {self.size} processes; allowed: ddp, fsdp"
+            )
         if device == "cuda":
             gpus = torch.cuda.device_count()
             if self.local_rank >= gpus:

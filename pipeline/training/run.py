@@ -91,6 +91,9 @@ def run(params: Params, ranks: Ranks, threads: int) -> None:
     )
     show = Show(params.train.max_steps, quiet=not ranks.first)
     _announce(trainer, params, len(train_tokens), show)
+    if ranks.first:  # of a run before, where DVC has not removed it
+        for path in (*CHECKPOINTS.glob("*.pt"), RUN, SAMPLES_ON_THE_WAY):
+            path.unlink(missing_ok=True)
     _take_up(trainer, resume, show)
     CHECKPOINTS.mkdir(parents=True, exist_ok=True)
     stopping = stop_on_signals(STOP_SIGNALS)
@@ -258,10 +261,11 @@ def _facts(
     auto: bool,
 ) -> dict[str, Any]:
     """What run.json says of a finished run: model, platform, samples on the way."""
-    ranks, model = trainer.ranks, trainer.model
-    fingerprint = trainer.runtime.fingerprint()
-    if ranks.size > 1 or params.train.parallel == "fsdp":
-        fingerprint |= {"processes": ranks.size, "parallel": params.train.parallel}
+    model, counts = trainer.model, trainer.process_counts
+    fingerprint: dict[str, Any] = {**trainer.runtime.fingerprint()}
+    if counts != [1] or params.train.parallel == "fsdp":
+        processes = counts[0] if len(counts) == 1 else counts
+        fingerprint |= {"processes": processes, "parallel": params.train.parallel}
     if auto:
         fingerprint["micro_batch_size"] = trainer.micro_batch_size
     facts = {
