@@ -76,7 +76,7 @@ def generate(
             ("--top-k", top_k),
             ("--top-p", top_p),
             ("--min-p", min_p),
-            ("--num-samples", num_samples),
+            ("--num-samples", num_samples if num_samples != 1 else None),
         )
     ]
     for one, other in (

@@ -239,6 +239,12 @@ def test_sequences_longer_than_the_context_are_refused(
     message = rf"params.yaml: train\.{key}: found 129; allowed: 1 to model.block_size \(128\)"
     with pytest.raises(ParamsError, match=message):
         load_params()
+    set_param("max_seq_len", "4")
+    set_param("stride", "5")
+    with pytest.raises(ParamsError, match=r"stride: found 5; allowed: 1 to train.max_seq_len .4."):
+        load_params()
+    for each in ("stride", "max_seq_len"):
+        set_param(each, "null")
     set_param(key, "128")
     assert getattr(load_params().train, key) == 128
     set_param("batch_order", "random")

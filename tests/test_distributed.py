@@ -5,6 +5,7 @@ signals. A step's batch is params.yaml's whatever their number, so losses agree 
 """
 
 import csv
+import json
 import shutil
 import signal
 import subprocess
@@ -135,6 +136,15 @@ def test_one_two_and_four_processes_copied_or_sharded_agree(
             if (parallel, nproc) != ("ddp", 1):
                 some = trained(project, train__nproc=nproc, train__parallel=parallel)
                 assert_alike(one, some)
+
+
+def test_several_processes_need_a_way_to_share(project: Path) -> None:
+    set_params(project, train__parallel="none")
+    refused = train(project, sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2")
+    assert refused.returncode != 0
+    line = "error: train.parallel: found none, with 2 processes; allowed: ddp, fsdp"
+    assert line in refused.stderr.splitlines()
+    assert not (project / "data/checkpoints").exists()
 
 
 @pytest.mark.slow
@@ -279,6 +289,8 @@ def test_another_number_of_processes_goes_on_and_says_that_bytes_differ(
         assert "going on from step" in done.stdout
         assert f"of 2 processes, now there are {nproc}" in done.stdout
         assert "bytes will differ" in done.stdout
+        facts = json.loads((copy / "data/checkpoints/run.json").read_text())
+        assert facts["runtime"]["processes"] == sorted([2, nproc])
         torch.testing.assert_close(
             torch.tensor(losses(copy)), torch.tensor(whole), rtol=1e-4, atol=0
         )

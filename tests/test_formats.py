@@ -162,6 +162,14 @@ def test_replaced_characters_are_counted_but_not_those_of_the_text(
     assert decoding.replaced == 2
 
 
+def test_what_is_replaced_in_another_field_of_json_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "a\xff b\xfe", "other": "\xff"}\n{"text": "c", "other": "\xff"}\n')
+    decoding = Decoding("replace")
+    assert read(path, decoding) == ["a\ufffd b\ufffd", "c"]
+    assert decoding.replaced == 2
+
+
 def test_half_a_character_of_json_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(rb'{"text": "a\ud83d b \ud83d\ude00"}')

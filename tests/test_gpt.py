@@ -119,7 +119,7 @@ def test_value_embeddings_are_each_tokens_own_values() -> None:
 
 def test_half_of_a_canon_key_carries_no_position_and_is_of_the_token_before() -> None:
     config = GPTConfig("canon", **{**SHAPE, "n_embd": 40})  # heads of 10: five pairs
-    assert rotated_pairs(config) == 3
+    assert rotated_pairs(config) == (3, 5)
     _, sin = rotary_tables(config)
     assert bool((sin[1:, :3] != 0).all())
     assert bool((sin[:, 3:] == 0).all())

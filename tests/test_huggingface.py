@@ -32,6 +32,12 @@ def random_config(architecture: str, case: int, block_size: int = 0) -> GPTConfi
     )
 
 
+@pytest.mark.parametrize("architecture", ["modern", "canon"])
+def test_an_untied_head_is_said_to_be_one(architecture: str) -> None:
+    config = GPTConfig(architecture, 2, 4, 32, 16, 61)
+    assert hf_config(config, eot_id=60)["tie_word_embeddings"] is False  # transformers 4 ties else
+
+
 def randomise(model: torch.nn.Module, case: int) -> None:
     """Zeros and ones would hide a swapped bias or norm."""
     generator = torch.Generator().manual_seed(case)

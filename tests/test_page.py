@@ -130,6 +130,7 @@ def test_what_a_model_wrote_stays_text(folder: Path) -> None:
 def test_a_recorded_sweep_is_on_it_with_its_figures(folder: Path) -> None:
     assert 'id="sweeps"' not in page()
     Path("reports/sweeps/rates.md").write_text(SWEEP)
+    Path("reports/sweeps/rates.json").write_text("{}")
     Path("reports/sweeps/rates/loss.png").write_bytes(b"\x89PNG sweep")
     Path("reports/sweeps/rates/loss-dark.png").write_bytes(b"\x89PNG sweep, dark")
     text = page()
@@ -144,6 +145,7 @@ def test_a_recorded_sweep_is_on_it_with_its_figures(folder: Path) -> None:
 
 def test_a_sweeps_missing_figure_is_an_error_of_one_line(folder: Path) -> None:
     Path("reports/sweeps/rates.md").write_text(SWEEP)
+    Path("reports/sweeps/rates.json").write_text("{}")
     with pytest.raises(ReportError, match=r"^reports/sweeps/rates/loss\.png: not found"):
         page()
 

@@ -97,6 +97,7 @@ def test_yaml_1_2_numbers_are_numbers(tmp_path: Path, text: str, number: float) 
             "train.init_from: found data/checkpoints/best.pt, train's own output, which DVC "
             "removes first; allowed: a copy of it (`cp data/checkpoints/best.pt data/init/`)",
         ),
+        ("size", "size: [gpt2]", "model.size: found ['gpt2']; allowed: custom, gpt2"),
         ("path", "path: ''", "corpus.path: found ''; allowed: text of length at least 1"),
     ],
 )

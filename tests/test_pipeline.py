@@ -135,3 +135,26 @@ def test_another_text_by_path(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text(words(900, seed=2))
     set_params(finished, corpus__path=str(tmp_path / "mine.txt"))
     assert ran(run(finished, "dvc", "repro").stdout)[:3] == ["fetch", "prepare", "train"]
+
+
+def test_a_run_beside_dvc_leaves_nothing_of_the_run_before(finished: Path) -> None:
+    for name in ("step-5.pt", "samples.txt"):
+        (finished / "data/checkpoints" / name).unlink(missing_ok=True)
+        (finished / "data/checkpoints" / name).write_text("of a run before")
+    run(finished, "python", "-m", "pipeline", "train")
+    left = {path.name for path in (finished / "data/checkpoints").iterdir()}
+    assert left == {"best.pt", "last.pt", "run.json", "samples.txt"}
+    assert "of a run before" not in (finished / "data/checkpoints/samples.txt").read_text()
+
+
+def test_what_a_sweep_without_a_record_has_left_goes(finished: Path) -> None:
+    sweeps = finished / "reports/sweeps"
+    (sweeps / "old").mkdir()
+    for name in ("old.csv", "old.md", "old/loss.png"):
+        (sweeps / name).write_text("![Loss](old/loss.png)")
+    refused = run(finished, "python", "-m", "pipeline", "sweep", "table", "--check", check=False)
+    assert refused.returncode == 1
+    for name in ("old.csv", "old.md", "old/loss.png"):
+        assert f"reports/sweeps/{name}" in refused.stderr
+    run(finished, "python", "-m", "pipeline", "sweep", "table")
+    assert [path.name for path in sweeps.rglob("*") if path.is_file()] == ["README.md"]

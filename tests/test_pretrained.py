@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from real_ranks import real_tokenizer
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -28,6 +29,7 @@ from pipeline.training.checkpoint import checkpoint_payload
 BYTES = byte_tokenizer()
 GPT2 = GPTConfig("gpt2", 2, 2, 128, 16, BYTES.vocab_size)  # heads 64 wide, as in every GPT-2
 MODERN = GPTConfig("modern", 2, 4, 32, 16, BYTES.vocab_size)
+CANON = GPTConfig("canon", 2, 4, 32, 16, BYTES.vocab_size)
 
 
 def randomised(config: GPTConfig) -> GPT:
@@ -74,7 +76,7 @@ def test_our_checkpoint_loads_with_its_tokenizer(config: GPTConfig, tmp_path: Pa
     assert loaded.load_tokenizer().sha256 == BYTES.sha256
 
 
-@pytest.mark.parametrize("config", [GPT2, MODERN])
+@pytest.mark.parametrize("config", [GPT2, MODERN, CANON])
 @pytest.mark.parametrize("write", [write_hf, write_safetensors])
 def test_an_export_loads_bit_for_bit(config: GPTConfig, write: Any, tmp_path: Path) -> None:
     model = randomised(config)
@@ -299,9 +301,9 @@ def test_gpt2_comes_from_the_hubs_cache_with_its_revision(
 
 
 def started(config: GPTConfig, found: GPTConfig = GPT2, **changes: Any) -> GPT:
-    model = randomised(found)
+    model, theirs = randomised(found), changes.get("theirs", BYTES.to_json())
     values = {"source": "x.pt", "file": Path("x.pt"), "sha256": "", "revision": None}
-    pretrained = Pretrained(model, **values, tokenizer=BYTES.to_json())
+    pretrained = Pretrained(model, **values, tokenizer=theirs)
     return start_from(GPT(config), pretrained, changes.get("tokenizer", BYTES))
 
 
@@ -334,6 +336,14 @@ def test_another_tokenizer_is_refused() -> None:
     with pytest.raises(CheckpointError, match=found) as caught:
         started(GPTConfig("gpt2", 2, 2, 128, 8, other.vocab_size), tokenizer=other)
     assert "allowed: the same: prepare.tokenizer: file, and its own in " in str(caught.value)
+
+
+def test_gpt2s_own_weights_take_its_tokenizer_by_either_name_and_no_other() -> None:
+    config = GPTConfig("gpt2", 1, 1, 4, 8, 50257)
+    for name in ("gpt2", "r50k_base"):
+        started(config, config, theirs=None, tokenizer=real_tokenizer(name))
+    with pytest.raises(CheckpointError, match=r"allowed: the same: prepare\.tokenizer: gpt2$"):
+        started(config, config, theirs=None, tokenizer=BYTES)
 
 
 def test_frozen_layers_get_no_gradient() -> None:

@@ -307,14 +307,29 @@ def test_a_file_of_ones_own_among_the_figures_stays_and_is_named(
     assert mine.read_text() == "mine"
     mine.unlink()
     Path("reports/figures/mine").mkdir()
+    for left in ("data/checkpoints/.DS_Store", "reports/figures/Thumbs.db"):
+        Path(left).write_text("a file manager's")
+    Path("made/checkpoints/.DS_Store").touch()
     assert main(["report"]) == 0
+    assert "DS_Store" not in Path("reports/provenance.json").read_text()
+
+
+def test_results_that_are_here_and_not_in_dvcs_cache_are_named_so(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(".dvc/cache")
+    line = error_line(capsys, "report", "--check")
+    assert line.endswith("not in cache; `dvc commit train` puts it into DVC's cache")
+    dvc("commit", "train")
+    assert "stage evaluate" in error_line(capsys, "report", "--check")
 
 
 def test_a_missing_readme_is_an_error_of_one_line(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("README.md").unlink()
-    assert "README.md: not found" in error_line(capsys, "report")
+    for command in (["report"], ["sweep", "table"], ["bench", "--check"]):
+        assert "README.md: not found" in error_line(capsys, *command)
 
 
 def test_outside_a_dvc_repository_it_is_an_error_of_one_line(

@@ -2,13 +2,15 @@
 
 import os
 import stat
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 from fresh_project import contents
 
-from pipeline.storage import atomic_writer, put_in_place, write_bytes
+from pipeline.storage import atomic_writer, put_in_place, scratch, write_bytes
 
 
 def test_a_file_is_flushed_whole_then_named_then_its_folder_is_flushed(
@@ -76,6 +78,22 @@ def test_a_folder_stopped_between_its_two_renames_is_the_old_one(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_second_process_waits_for_its_turn_and_what_a_killed_one_left_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".cache/prepare-left").mkdir(parents=True)
+    code = "from pipeline.storage import scratch\nwith scratch('prepare'): print('worked')"
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with scratch("prepare") as folder:
+        assert sorted(tmp_path.glob(".cache/prepare-*")) == [tmp_path / folder]
+        other = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert "prepare: another one is at work in this folder" in other.stderr
+        assert folder.is_dir()
+    assert subprocess.run(command, env=environment, capture_output=True).stdout == b"worked\n"
+
+
 def test_a_write_to_a_full_disk_names_the_folder(tmp_path: Path) -> None:
     with (
         pytest.raises(OSError, match="No space left") as caught,

@@ -99,6 +99,15 @@ def test_a_failed_run_stays_in_every_table_with_its_error_and_no_number() -> Non
             assert rest.strip(" |`") == ""
 
 
+def test_text_of_any_kind_leaves_a_table_whole() -> None:
+    texts = ["a|b\n* c", "<b>x_y_</b>"]
+    record = make_record("try", ["train.sample_prompt"], [(text,) for text in texts])
+    record["runs"][1] |= {"state": "failed", "error": "data/*a*_x.pt: not found"}
+    page = as_page(record, [])
+    assert "| **`a\\|b\\n* c`** |" in page
+    assert "| `<b>x_y_</b>` | failed: `data/*a*_x.pt: not found` |" in page
+
+
 def test_the_best_is_by_val_never_by_test() -> None:
     record = copy.deepcopy(LR)
     record["runs"][2]["test"]["bits_per_byte"] = 0.1

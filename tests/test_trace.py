@@ -130,7 +130,11 @@ def test_an_unknown_name_lists_what_there_is(finished: Path) -> None:
             "error: dvc.lock: line 1: a merge conflict; choose the settings in params.yaml, then "
             "`git checkout --ours dvc.lock README.md reports` and `dvc repro`\n",
         ),
-        ("dvc.lock", "schema: 2", "error: dvc.lock: found no stages; run `dvc repro`\n"),
+        (
+            "dvc.lock",
+            "schema: 2",
+            "error: dvc.lock: found no stages; `git checkout dvc.lock` brings it, or ",
+        ),
         ("reports/metrics.json", "[1]", "error: reports/metrics.json: not an object in JSON; "),
         (
             "data/checkpoints/run.json",

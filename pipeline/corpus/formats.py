@@ -122,8 +122,9 @@ def _json_texts(path: Path, suffix: str, decoding: Decoding, text_field: str) ->
             line = line.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
             continue
+        own = Decoding(decoding.errors)  # of the whole line: other fields are no text
         try:
-            value = json.loads(decoding.text(line, where))
+            value = json.loads(own.text(line, where))
         except (ValueError, RecursionError):
             raise CorpusError(f"{where}: not JSON; allowed: one JSON object a line") from None
         if not isinstance(value, dict) or text_field not in value:
@@ -136,6 +137,7 @@ def _json_texts(path: Path, suffix: str, decoding: Decoding, text_field: str) ->
         if not isinstance(text, str | None):
             kind = type(text).__name__
             raise CorpusError(f"{where}: field {text_field!r}: found {kind}; allowed: text, null")
+        decoding.replaced += min(own.replaced, (text or "").count("\ufffd"))
         yield decoding.without_surrogates(text or "", where)
 
 
