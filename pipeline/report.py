@@ -32,13 +32,16 @@ def report(
     files, sections = _rendered(params)
     leftover = left_over(FIGURES, files)
 
-    write_or_compare(files, leftover, sections, check, "the results say; run `make report`")
+    said = "the results say; run `make report`"
+    removed = write_or_compare(files, leftover, sections, check, said)
     if check:
         print(
             f"{REPORTS}/ and the sections {', '.join(sections)} of {README} are what the results "
             "say; `verify` checks those of sweeps and benchmarks too"
         )
         return
+    for path in removed:
+        print(f"removed {path}: a figure of an earlier run")
     print(f"wrote {REPORTS}/ and the sections {', '.join(sections)} of {README}")
 
 

@@ -152,10 +152,12 @@ def table(
     leftover = sorted(path for path in drawn if path not in files and path.name != README.name)
     section = {"SWEEP": as_section([records[each] for each in sorted(records)])}
     said = "the sweeps' records say; run `python -m pipeline sweep table`"
-    write_or_compare(files, leftover, section, check, said, required=bool(records))
+    removed = write_or_compare(files, leftover, section, check, said, required=bool(records))
     if check:
         print(f"{README} and {SWEEPS}/ are what the sweeps' records say")
         return
+    for path in removed:
+        print(f"removed {path}: of a sweep without a record, or of an earlier one")
     for each in [name] if name else records:
         _print_table(records[each])
     print(f"wrote {SWEEPS}/ and the section SWEEP of {README}; report.html is due: `dvc repro`")

@@ -33,9 +33,9 @@ def write_or_compare(
     check: bool,
     said: str,
     required: bool = True,
-) -> None:
-    """Write what differs and remove what is left over; nothing where the README's markers are
-    broken, a ReportError.
+) -> list[Path]:
+    """Write what differs and remove what is left over, which is returned; nothing where the
+    README's markers are broken, a ReportError.
 
     check: write nothing, and raise a ReportError where anything differs: it is "not what {said}".
     Not `required`, a section that the README does not have is none to compare.
@@ -53,15 +53,15 @@ def write_or_compare(
         wrong += [path.as_posix() for path in (*_changed(files), *leftover)]
         if wrong:
             raise ReportError(f"{', '.join(wrong)}: not what {said}")
-        return
+        return []
     filled = fill(readme, sections)  # before any write
     for path in _changed(files):
         write_bytes(path, files[path])
     for path in leftover:
         path.unlink()
-        print(f"removed {path}: a figure of an earlier run")
     if filled != readme:
         write_bytes(README, filled)
+    return list(leftover)
 
 
 def _changed(files: Mapping[Path, bytes]) -> list[Path]:
