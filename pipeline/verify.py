@@ -219,7 +219,7 @@ def _said_of_tokens() -> list[str]:
             statistics.add(Encoded(split, tokens[start : start + PART], [], [], 0))
         lengths = np.diff(document_bounds(tokens, tokenizer.eot_id)).tolist()
         statistics.add(Encoded(split, tokens[:0], lengths, [True] * len(lengths), 0))
-        cut = len(tokens) > 0 and tokens[-1:][0] != tokenizer.eot_id
+        cut = tokens[-1:].tolist() not in ([], [tokenizer.eot_id])
         held[split] = {"bytes": tokenizer.text_size(tokens), "documents": len(lengths) - cut}
     said = {split: {key: meta["splits"][split][key] for key in held[split]} for split in SPLITS}
     told, counted = read_json(STATISTICS, TokenFileError, AGAIN), statistics.to_json()
@@ -257,9 +257,12 @@ def _said_of_checkpoints() -> list[str]:
     held["parameters"] = model.count_parameters()
     held["flops_per_token"] = model.flops_per_token()
     wrong += [f"{RUN}: model.{line}" for line in _differing(facts["model"], held, 0.0)]
-    steps, most = len(history.losses), load_params().train.max_steps
-    if (facts["stopped"] == "max_steps") != (steps == most):
-        wrong.append(f"{RUN}: stopped is {facts['stopped']!r}, after {steps} of {most} steps")
+    train = load_params().train
+    ended = "max_steps" if len(history.losses) == train.max_steps else "patience"
+    if train.target_loss is not None and history.losses[-1] <= train.target_loss:
+        ended = "target_loss"
+    if facts["stopped"] != ended:
+        wrong.append(f"{RUN}: stopped is {facts['stopped']!r}, by last.pt {ended!r}")
     if SAMPLES_ON_THE_WAY.read_text(encoding="utf-8") != format_samples(facts["samples"]):
         wrong.append(f"{RUN}: its samples are not those of {SAMPLES_ON_THE_WAY}")
     return wrong

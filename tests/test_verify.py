@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_project import commit, environment, run, set_params
+import torch
+from tiny_project import commit, environment, make_project, run, set_params, words
 
 from pipeline.model.tensor_file import read_tensors, save_tensors
 from pipeline.verify import _against_the_commit, _lacking_elsewhere
@@ -117,7 +118,7 @@ def test_what_was_written_over_is_found_though_dvc_was_told_to_take_it(finished:
         "data/tokens/meta.json: splits.val.bytes is ",
         "data/tokens/statistics.json: frequent.0.2 is ",
         "data/checkpoints/run.json: model.parameters is 999, by its inputs ",
-        "data/checkpoints/run.json: stopped is 'patience', after 20 of 20 steps",
+        "data/checkpoints/run.json: stopped is 'patience', by last.pt 'max_steps'",
         "data/checkpoints/run.json: its samples are not those of data/checkpoints/samples.txt",
         "data/tokens/meta.json: corpus.bytes is ",
         "data/tokens/test.bin: found sha256 ",
@@ -127,6 +128,36 @@ def test_what_was_written_over_is_found_though_dvc_was_told_to_take_it(finished:
         "pipeline/__main__.py: differs from the last commit",
     )
     assert [said for said in expected if said not in output] == [], output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prepare__split_by": "document", "prepare__shard_tokens": 500},
+        {"prepare__format": "pt", "train__target_loss": 100.0, "model__architecture": "gpt2"},
+        {
+            "prepare__test_fraction": 0.0,
+            "train__patience": 1,
+            "train__lr": 1e-9,
+            "train__min_lr": 0.0,
+        },
+    ],
+)
+@pytest.mark.parametrize("lists", [False, True])
+def test_a_run_of_any_kind_passes(tmp_path: Path, changes: dict[str, object], lists: bool) -> None:
+    project = make_project(tmp_path / "project", **changes)
+    own = project / "data/own"
+    if lists:  # 256 is <|endoftext|>, here within a document too
+        (own / "words.txt").unlink()
+        ids = [torch.tensor([*words(40, seed).encode(), 256, 65]) for seed in range(60)]
+        torch.save(ids, own / "lists.pt")
+    for number in range(0 if lists else 60):
+        (own / f"{number}.txt").write_text(words(40, number))
+    run(project, "dvc", "repro", "--quiet")
+    commit(project)
+    status, output = verify(project)
+    assert status == 0, output
 
 
 def test_a_result_that_dvc_lock_does_not_know_is_named(finished: Path) -> None:
