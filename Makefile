@@ -49,8 +49,9 @@ report: $(READY) ## Rewrite report.html, figures, results, the README's sections
 sweep: $(READY) ## Run a sweep and write its table: make sweep NAME=width WORKERS=2
 	$(BIN)/python -m pipeline sweep run $(NAME) --workers $(WORKERS)
 	$(BIN)/python -m pipeline sweep table $(NAME)
-	@[ -d data/checkpoints ] && $(BIN)/python -m dvc repro --single-item report || \
-	  echo "report.html is due: make repro"
+	@if [ -d data/checkpoints ] && $(BIN)/python -m dvc status --quiet --with-deps evaluate; \
+	  then $(BIN)/python -m dvc repro --single-item report; \
+	  else echo "report.html is due: make repro"; fi
 
 bench: $(READY) ## Measure speed, beside nanoGPT's too: make bench PEER=../nanoGPT
 	$(BIN)/python -m pipeline bench $(if $(PEER),--peer $(PEER))

@@ -411,13 +411,11 @@ class _Work:
         return {"target": workload.target, "ours": runs, "nanogpt": theirs}
 
     def _nanogpt_quality(self, workload: Quality) -> dict[str, Any]:
-        from pipeline.benchmarking import peer
-
         run = self.theirs(workload.tokenizer, workload.nanogpt)
         typical = statistics.median(run["seconds"])  # in place of the iterations with a look at val
         iterations = int(workload.nanogpt["max_iters"])
         seconds = sum(run["seconds"]) + typical * (iterations - len(run["seconds"]))
-        return {"seconds": seconds, "val_loss": peer.val_loss(run["checkpoint"], run["val_tokens"])}
+        return {"seconds": seconds, **_child("peer", [run["checkpoint"], run["val_tokens"]], None)}
 
     def _tell(self, name: str, way: str, rate: float) -> None:
         self.console.print(f"{name}, {way}: {rate:,.0f} tokens/s")

@@ -128,7 +128,7 @@ def table(
     Example: `python -m pipeline sweep table width`
     """
     from pipeline.reporting.sweep_record import read_record, recorded
-    from pipeline.reporting.sweep_table import as_section
+    from pipeline.reporting.sweep_table import as_section, is_drawn
     from pipeline.reporting.written import write_or_compare
     from pipeline.sweeps.records import contradicted, record_of, rendered
 
@@ -148,8 +148,8 @@ def table(
     files = {
         path: data for record in records.values() for path, data in rendered(record, dpi).items()
     }
-    drawn = [path for form in ("*/*.png", "*.csv", "*.md") for path in SWEEPS.glob(form)]
-    leftover = sorted(path for path in drawn if path not in files and path.name != README.name)
+    drawn = [*SWEEPS.glob("*/*.png"), *filter(is_drawn, SWEEPS.glob("*.*"))]
+    leftover = sorted(path for path in drawn if path not in files)
     section = {"SWEEP": as_section([records[each] for each in sorted(records)])}
     said = "the sweeps' records say; run `python -m pipeline sweep table`"
     removed = write_or_compare(files, leftover, section, check, said, required=bool(records))

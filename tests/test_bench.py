@@ -137,13 +137,12 @@ class Children:
     """Stands in for the processes that bench starts: what each was asked, and fixed answers."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, repeats: int) -> None:
-        self.asked: dict[str, list[Any]] = {"limits": [], "ours": [], "val_loss": [], "peer": []}
+        self.asked: dict[str, list[Any]] = {"limits": [], "ours": [], "peer": [], "nanogpt": []}
         self.our_seconds = self.their_seconds = [1.0]
         for name in ("char/data/tokens", "nanogpt-char"):  # made already
             (folder / name).mkdir(parents=True)
         monkeypatch.setattr("pipeline.bench._child", self.child)
         monkeypatch.setattr(peer, "train", self.train)
-        monkeypatch.setattr(peer, "val_loss", self.val_loss)
         self.work = _Work(folder, folder, None, "cpu", 3, repeats, Console(quiet=True))
 
     def child(self, module: str, arguments: list[str], asked: Any) -> dict[str, Any]:
@@ -151,18 +150,16 @@ class Children:
         round_ = len(self.asked["limits"])
         if module == "limits":
             return {"fp32_gflops": 50.0, "bf16_gflops": 100.0 * round_, "copy_gb_per_second": 1e9}
+        if module == "peer":
+            return {"val_loss": 1.9}
         ours = {"tokens_per_step": 1000, "parameters": 7, "flops_per_token": 9, "runtime": "cpu"}
         ours |= {"peak_memory_mb": 5, "val_loss": 1.8, "processor_seconds": 2.5}
         return {**ours, "seconds": [second * max(1, round_) for second in self.our_seconds]}
 
     def train(self, folder: Path, flags: Any, device: str, threads: int) -> dict[str, Any]:
-        self.asked["peer"].append((folder.name, flags, device, threads))
+        self.asked["nanogpt"].append((folder.name, flags, device, threads))
         found = {"checkpoint": "ckpt.pt", "val_tokens": "val.bin"}
         return {"seconds": self.their_seconds, **found}
-
-    def val_loss(self, *files: str) -> float:
-        self.asked["val_loss"].append(files)
-        return 1.9
 
 
 def test_a_speed_is_the_tokens_of_a_typical_step_after_the_warm_up_of_ours_and_of_the_peers(
@@ -185,7 +182,7 @@ def test_a_speed_is_the_tokens_of_a_typical_step_after_the_warm_up_of_ours_and_o
     assert [train.get("precision", "") for train in trains] == ["", "fp32", ""] * 2
     assert {(train["threads"], train["device"]) for train in trains} == {(3, "cpu")}
     assert children.asked["limits"] == [["cpu", "3"]] * 2
-    assert children.asked["peer"] == [("nanogpt-char", SPEED["10m"].nanogpt(), "cpu", 3)] * 2
+    assert children.asked["nanogpt"] == [("nanogpt-char", SPEED["10m"].nanogpt(), "cpu", 3)] * 2
 
 
 def test_a_whole_runs_seconds_are_those_of_all_its_steps_and_the_peers_without_its_looks(
@@ -204,8 +201,8 @@ def test_a_whole_runs_seconds_are_those_of_all_its_steps_and_the_peers_without_i
     for one in record["nanogpt"]:  # a look's iteration counts as a typical one: 2000 in all
         assert one["seconds"] == pytest.approx(11.0 + 0.1 * 1999)
         assert one["val_loss"] == 1.9
-    assert children.asked["peer"][0] == ("nanogpt-char", QUALITY["char-1.898"].nanogpt, "cpu", 3)
-    assert children.asked["val_loss"] == [("ckpt.pt", "val.bin")] * 3
+    assert children.asked["nanogpt"][0] == ("nanogpt-char", QUALITY["char-1.898"].nanogpt, "cpu", 3)
+    assert children.asked["peer"] == [["ckpt.pt", "val.bin"]] * 3
     trains = [each["settings"]["train"] for each in children.asked["ours"]]
     assert [(train["seed"], train["threads"]) for train in trains] == [(1, 3), (2, 3), (3, 3)]
     assert children.work.quality("char-120s")["nanogpt"] == []

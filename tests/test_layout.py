@@ -12,6 +12,7 @@ SHARED = ("console", "dvc_lock", "errors", "params", "paths", "processes", "rand
 SPEAK = {
     "training/run.py", "training/progress.py",
     "sweeps/progress.py", "benchmarking/limits.py", "benchmarking/ours.py",
+    "benchmarking/peer.py",
 }  # fmt: skip
 MODULES = [path for path in sorted(ROOT.glob("pipeline/*/*.py")) if path.name != "__init__.py"]
 

@@ -150,11 +150,15 @@ def test_a_run_beside_dvc_leaves_nothing_of_the_run_before(finished: Path) -> No
 def test_what_a_sweep_without_a_record_has_left_goes(finished: Path) -> None:
     sweeps = finished / "reports/sweeps"
     (sweeps / "old").mkdir()
-    for name in ("old.csv", "old.md", "old/loss.png"):
-        (sweeps / name).write_text("![Loss](old/loss.png)")
+    (sweeps / "old.csv").write_text("name,best,state,error,train.lr\n")
+    (sweeps / "old.md").write_text("# Sweep old\n\n![Loss](old/loss.png)")
+    (sweeps / "old/loss.png").write_bytes(b"\x89PNG")
+    for name in ("notes.md", "mine.csv"):
+        (sweeps / name).write_text("people's own")
     refused = run(finished, "python", "-m", "pipeline", "sweep", "table", "--check", check=False)
     assert refused.returncode == 1
     for name in ("old.csv", "old.md", "old/loss.png"):
         assert f"reports/sweeps/{name}" in refused.stderr
     run(finished, "python", "-m", "pipeline", "sweep", "table")
-    assert [path.name for path in sweeps.rglob("*") if path.is_file()] == ["README.md"]
+    left = {path.name for path in sweeps.rglob("*") if path.is_file()}
+    assert left == {"README.md", "notes.md", "mine.csv"}

@@ -77,8 +77,7 @@ def test_a_folder_stopped_between_its_two_renames_is_the_old_one(
     assert contents(tmp_path) == before
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_second_process_waits_for_its_turn_and_what_a_killed_one_left_goes(
+def test_a_second_process_is_refused_and_what_a_killed_one_left_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -94,6 +93,7 @@ def test_a_second_process_waits_for_its_turn_and_what_a_killed_one_left_goes(
     assert subprocess.run(command, env=environment, capture_output=True).stdout == b"worked\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_write_to_a_full_disk_names_the_folder(tmp_path: Path) -> None:
     with (
         pytest.raises(OSError, match="No space left") as caught,

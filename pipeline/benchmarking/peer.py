@@ -1,6 +1,7 @@
 """nanoGPT's train.py as it is, in its own process, on the same tokens; its times are read from
 the lines it prints (github.com/karpathy/nanoGPT)."""
 
+import json
 import os
 import pickle
 import re
@@ -104,3 +105,7 @@ def val_loss(checkpoint: str, tokens: str) -> float:
     ids, model = np.fromfile(tokens, np.uint16), load_pretrained(checkpoint).model
     score = score_split(model, ids, overlap=0.0, batch_size=16, autocast=nullcontext, name="val")
     return score.loss
+
+
+if __name__ == "__main__":
+    print(json.dumps({"val_loss": val_loss(*sys.argv[1:])}))

@@ -137,6 +137,7 @@ def _json_texts(path: Path, suffix: str, decoding: Decoding, text_field: str) ->
         if not isinstance(text, str | None):
             kind = type(text).__name__
             raise CorpusError(f"{where}: field {text_field!r}: found {kind}; allowed: text, null")
+        # a line's own U+FFFD are told from these in a line without bad bytes alone
         decoding.replaced += min(own.replaced, (text or "").count("\ufffd"))
         yield decoding.without_surrogates(text or "", where)
 

@@ -22,7 +22,7 @@ def bring(address: str, folder: Path) -> Path:
         files, path = fsspec.core.url_to_fs(address)
         if files.isfile(path):
             name = re.split("[?#]", str(path))[0] if address.startswith("http") else str(path)
-            here = folder / name.rsplit("/", 1)[-1]
+            here = folder / (name.rsplit("/", 1)[-1] or "text")
             folder.mkdir(parents=True)
             files.get_file(path, str(here))
             return here

@@ -102,7 +102,10 @@ def stale_inputs() -> str | None:
             return f"{_first(lacking)}: not here; `dvc pull` or git brings it"
         gone = [path for path in absent if not Path(path).exists()]
         if found and len(absent) == len(found) and not gone:
-            return f"stage {name}: {_first(found)}; `dvc commit {name}` puts it into DVC's cache"
+            return (
+                f"stage {name}: {_first(found)}; `dvc commit {name}` puts it into DVC's cache if "
+                "it is unchanged, `dvc repro` makes it again"
+            )
         if found and len(absent) == len(found):
             return (
                 f"stage {name}: {_first(gone)}: not here; `dvc pull` (or `dvc checkout`) "

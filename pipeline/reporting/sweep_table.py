@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Sequence
 from io import StringIO
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipeline.reporting.sweep_record import (
 )
 
 SCORES = ("loss", "perplexity", "bits_per_byte")
+CSV_BEGINS = "name,best,state,error"
 LEVEL = 0.05  # of the test whether the best differs from the second
 CAPTIONS = {  # figure -> what it shows
     "loss": "Val loss of each run",
@@ -38,7 +40,7 @@ def as_csv(record: Record) -> str:
     writer = csv.writer(text, lineterminator="\n")
     scores = [f"{split}.{name}" for split in ("val", "test") for name in SCORES]
     rest = ["parameters", "steps", "tokens", "seconds", "commit"]
-    writer.writerow(["name", "best", "state", "error", *record["varied"], *scores, *rest])
+    writer.writerow([*CSV_BEGINS.split(","), *record["varied"], *scores, *rest])
     for run in record["runs"]:
         row = [run["name"], "*" if run["name"] == best else "", run["state"], run.get("error", "")]
         row += [shown(run["settings"][key]) for key in record["varied"]]
@@ -64,6 +66,16 @@ def as_page(record: Record, figures: Sequence[str]) -> str:
         *(f"![{CAPTIONS[figure]}]({name}/{figure}.png)" for figure in figures),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def is_drawn(path: Path) -> bool:
+    """Whether a file is a sweep's CSV or page by its first line, and not one of people's own."""
+    begins = {".csv": CSV_BEGINS, ".md": f"# Sweep {path.stem}"}.get(path.suffix)
+    if begins is None:
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        line = file.readline().rstrip("\n")
+    return line.startswith(begins) if path.suffix == ".csv" else line == begins
 
 
 def as_section(records: Sequence[Record], reports: str = "reports/") -> str:
