@@ -179,6 +179,7 @@ def test_html_in_markdown_is_text() -> None:
 
 @pytest.mark.slow
 def test_a_recorded_sweep_makes_the_report_due_and_nothing_else(finished: Path) -> None:
+    (finished / "reports/sweeps/rates.json").write_text("{}")
     (finished / "reports/sweeps/rates.md").write_text("# Sweep rates\n\nNone won.\n")
     assert [*json.loads(run(finished, "dvc", "status", "--json").stdout)] == ["report"]
     run(finished, "dvc", "repro", "-q")
@@ -199,6 +200,7 @@ def test_a_browser_shows_it_without_a_request_an_error_or_a_sideways_scroll(
         "| `architecture` | `lr` | val bits per byte | perplexity | run |\n"
         f"| --- | ---: | ---: | ---: | --- |\n{row}"
     )
+    (finished / "reports/sweeps/rates.json").write_text("{}")
     (finished / "reports/sweeps/rates.md").write_text(f"# Sweep rates\n\n{table}\n", "utf-8")
     run(finished, "dvc", "repro", "-q")
     browser.get_log("performance")  # what the browser's own first page asked for
