@@ -7,15 +7,14 @@ locked hash. Nothing is put back where something was written since.
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from pipeline.dvc_lock import LOCK, parse_lock
+from pipeline.errors import ReportError
 from pipeline.paths import CACHE
 from pipeline.reporting.revisions import git, md5
-from pipeline.reporting.stages import read_stages
+from pipeline.reporting.stages import dvc, read_stages
 from pipeline.storage import atomic_writer, write_bytes
 
 KEPT = CACHE / "results"
@@ -58,9 +57,11 @@ def _uncached_outputs(stage: str) -> list[Path]:
 
 def _dvc_cache() -> Path:
     """Where DVC keeps contents by md5, also for a temporary copy that it runs in."""
-    command = [sys.executable, "-m", "dvc", "cache", "dir"]
-    answer = subprocess.run(command, capture_output=True, text=True)
-    return Path(answer.stdout.strip() or ".dvc/cache") / "files" / "md5"
+    try:
+        folder = dvc("cache", "dir").strip()
+    except ReportError:
+        folder = ".dvc/cache"
+    return Path(folder) / "files" / "md5"
 
 
 def _from_cache(cache: Path, path: Path, locked: str) -> bool:

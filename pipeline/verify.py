@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.errors import CheckpointError, TokenFileError, UserError
+from pipeline.errors import CheckpointError, CorpusError, TokenFileError, UserError
 from pipeline.params import load_params
 from pipeline.paths import (
     BENCHMARKS,
@@ -26,6 +26,7 @@ from pipeline.paths import (
     EVALUATION,
     HISTORY,
     LAST,
+    MANIFEST,
     META,
     METRICS,
     POSITIONS,
@@ -205,13 +206,15 @@ def _said_of_tokens() -> list[str]:
 
     from pipeline.corpus import tokenizers
     from pipeline.corpus.encoding import Encoded
-    from pipeline.corpus.readers import open_corpus
+    from pipeline.corpus.readers import RawCorpus
     from pipeline.corpus.splits import SPLITS
     from pipeline.corpus.statistics import Statistics
     from pipeline.corpus.token_file import AGAIN, load_split, read_meta
     from pipeline.corpus.token_stream import PART, document_bounds
 
-    meta, corpus, tokenizer = read_meta(TOKENS), open_corpus(RAW), tokenizers.load(TOKENIZER)
+    meta, tokenizer = read_meta(TOKENS), tokenizers.load(TOKENIZER)
+    # unchecked: `_files_are_whole` has hashed its texts
+    corpus = RawCorpus(RAW, **read_json(MANIFEST, CorpusError, "run `dvc repro fetch`"))
     statistics, held = Statistics(tokenizer), {}
     for split in SPLITS:
         tokens = load_split(TOKENS, split).tokens

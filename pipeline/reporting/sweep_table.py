@@ -70,12 +70,8 @@ def as_page(record: Record, figures: Sequence[str]) -> str:
 
 def is_drawn(path: Path) -> bool:
     """Whether a file is a sweep's CSV or page by its first line, and not one of people's own."""
-    begins = {".csv": CSV_BEGINS, ".md": f"# Sweep {path.stem}"}.get(path.suffix)
-    if begins is None:
-        return False
-    with path.open(encoding="utf-8", errors="replace") as file:
-        line = file.readline().rstrip("\n")
-    return line.startswith(begins) if path.suffix == ".csv" else line == begins
+    begins = {".csv": CSV_BEGINS, ".md": f"# Sweep {path.stem}\n"}.get(path.suffix)
+    return begins is not None and path.read_text("utf-8", "replace").startswith(begins)
 
 
 def as_section(records: Sequence[Record], reports: str = "reports/") -> str:
