@@ -109,6 +109,8 @@ def write_hf(folder: Path, pretrained: "Pretrained") -> None:
         "bos_token": END_OF_TEXT,
         "eos_token": END_OF_TEXT,
         "unk_token": None,
+        # transformers 4 adds token_type_ids if not told, which GPT-2 takes for tokens
+        "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
         "model_max_length": model.config.block_size,
     }
@@ -116,10 +118,9 @@ def write_hf(folder: Path, pretrained: "Pretrained") -> None:
     write_json(folder / TOKENIZER_FILE, tokenizer.to_json())
     rows = card.facts(model.config, model.count_parameters(), tokenizer.kind)
     sha256, origin = _write_lineage(folder, pretrained)
-    canon = model.config.architecture == "canon"
-    for name in CANON_CODE if canon else ():
+    for name in CANON_CODE if model.config.architecture == "canon" else ():
         shutil.copyfile(PACKAGE / "model" / name, folder / name)
-    write_text(folder / "README.md", card.model_card(rows, origin, sha256, own_code=canon))
+    write_text(folder / "README.md", card.model_card(model.config, rows, origin, sha256))
 
 
 SPACE_README = """---

@@ -64,15 +64,28 @@ import json, sys, torch
 from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
 x = (torch.arange(70) % 60)[None, :64]
-loss = model(x, labels=x).loss.item()
-ids = model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=20, do_sample=False).tolist()[0]
+losses = [model(x, labels=x).loss.item(), model(x, labels=x, num_items_in_batch=10).loss.item()]
+alone = torch.tensor([[1, 2, 3]])
+padded = torch.tensor([[0, 0, 1, 2, 3], [9, 8, 7, 6, 5], [1, 2, 3, 0, 0]])
+mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+logits = model(padded, attention_mask=mask).logits
+wanted, settings = model(alone).logits[0], {"do_sample": False, "eos_token_id": None}
+torch.testing.assert_close(logits[0, 2:], wanted)
+torch.testing.assert_close(logits[1], model(padded[1:2]).logits[0])
+torch.testing.assert_close(logits[2, :3], wanted)
+ids = model.generate(alone, max_new_tokens=80, **settings)[0].tolist()
+few = model.generate(
+    padded[:2], attention_mask=mask[:2], pad_token_id=0, max_new_tokens=20, **settings
+)
 try:
-    model(x, attention_mask=torch.arange(64)[None] > 3)
+    model(x, attention_mask=torch.arange(64)[None] % 40 > 3)
 except ValueError as error:
-    print(json.dumps([loss, ids, str(error)]))
+    print(json.dumps([losses, ids, few[0].tolist(), str(error)]))
 """
 LOAD = """
-import json, sys
+import json, os, sys
+from contextlib import redirect_stdout
+from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer
 own = {"trust_remote_code": True} if "Canon" in sys.argv[3] else {}
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], **own)
@@ -81,7 +94,10 @@ ids = tokenizer(sys.argv[2])["input_ids"]
 inputs = tokenizer(sys.argv[2], return_tensors="pt")
 logits = model(inputs["input_ids"]).logits[0, -1].tolist()
 name, text, eos = type(model).__name__, tokenizer.decode(ids), tokenizer.eos_token_id
-print(json.dumps([name, ids, text, eos, logits]))
+os.chdir(sys.argv[1])
+with redirect_stdout(None):  # as the card says
+    exec(Path("README.md").read_text().split("```python\\n")[1].split("```")[0])
+print(json.dumps([name, sorted(inputs), ids, text, eos, logits]))
 """
 
 
@@ -99,10 +115,11 @@ def test_transformers_opens_it_offline_by_its_auto_classes(
     model = checkpoint(tmp_path / "best.pt", architecture, tokenizer)
     assert main(["export", "out", "--checkpoint", "best.pt"]) == 2  # not where it was made
     assert main(["export", str(tmp_path / "o"), "--checkpoint", str(tmp_path / "best.pt")]) == 0
-    opened, ids, decoded, eos, logits = json.loads(
+    opened, inputs, ids, decoded, eos, logits = json.loads(
         offline(LOAD, str(tmp_path / "o"), text, name, cwd=tmp_path)
     )
     assert opened == name
+    assert inputs == ["attention_mask", "input_ids"]
     assert ids == tokenizer.encode(text).tolist()
     assert decoded == text
     assert eos == tokenizer.eot_id
@@ -124,18 +141,22 @@ def test_an_export_is_read_back_as_the_same_model(
     assert torch.equal(same(x)[0], model(x)[0])
 
 
-@pytest.mark.slow
-def test_a_canon_model_in_transformers_has_our_loss_and_refuses_padding_it_cannot_mask(
+def test_a_canon_model_in_transformers_has_our_loss_and_text_also_where_it_is_padded(
     tmp_path: Path,
 ) -> None:
     model = checkpoint(tmp_path / "best.pt", "canon", TOKENIZERS["bpe"])
     assert main(["export", str(tmp_path / "o"), "--checkpoint", str(tmp_path / "best.pt")]) == 0
-    loss, ids, refused = json.loads(offline(CANON, str(tmp_path / "o"), cwd=tmp_path))
+    (mean, shared), ids, padded, refused = json.loads(
+        offline(CANON, str(tmp_path / "o"), cwd=tmp_path)
+    )
     x = torch.arange(70)[None] % 60
-    assert loss == pytest.approx(model(x[:, :63], x[:, 1:64])[1].item(), rel=1e-5)
+    assert mean == pytest.approx(model(x[:, :63], x[:, 1:64])[1].item(), rel=1e-5)
+    assert shared == pytest.approx(mean * 63 / 10, rel=1e-5)  # a Trainer's share of several batches
     (greedy,) = generate(model, [1, 2, 3], max_new_tokens=20, temperature=0, top_k=0, seed=1)
-    assert ids == [1, 2, 3, *greedy]
-    assert refused == "padding on the left: found some; allowed: on the right, or none"
+    assert ids[:23] == [1, 2, 3, *greedy]
+    assert len(ids) == 83
+    assert padded == [0, 0, *ids[:23]]
+    assert refused == "attention_mask: found a gap; allowed: padding on the left or the right"
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:

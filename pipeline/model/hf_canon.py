@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
@@ -80,15 +79,36 @@ class CanonForCausalLM(PreTrainedModel, GenerationMixin):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        **_: Any,
+        **rest: Any,
     ) -> CausalLMOutput:
-        if attention_mask is not None and not bool((attention_mask[:, :1] == 1).all()):
-            raise ValueError("padding on the left: found some; allowed: on the right, or none")
-        logits, _ = self.model(input_ids)
+        """Logits (B, T, V), and with labels their mean loss; padding may stand on either side."""
+        if attention_mask is None:
+            logits, _ = self.model(input_ids)
+        else:
+            turned, back = turned_to_the_right(attention_mask.bool())
+            logits, _ = self.model(input_ids.gather(1, turned))
+            logits = logits.gather(1, back[..., None].expand_as(logits))
         loss = None
-        if labels is not None:
-            loss = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten())
+        if labels is not None:  # rest: a Trainer says by what to divide the sum
+            vocab_size = self.config.vocab_size
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **rest)
         return CausalLMOutput(loss=loss, logits=logits)
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **_: Any) -> dict[str, Tensor]:
-        return {"input_ids": input_ids[:, -self.config.block_size :]}
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any
+    ) -> dict[str, Tensor | None]:
+        seen = slice(-self.config.block_size, None)
+        mask = None if attention_mask is None else attention_mask[:, seen]
+        return {"input_ids": input_ids[:, seen], "attention_mask": mask}
+
+
+def turned_to_the_right(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Where to take each token from, and to give its logits back to, both (B, T), so that padding
+    stands on the right, where no token before it reads it; mask (B, T): true where none is."""
+    padding = mask.int().argmax(dim=1, keepdim=True)  # (B, 1), on the left
+    T = mask.size(1)
+    places = torch.arange(T, device=mask.device)
+    turned = (places + padding) % T
+    if bool(mask.gather(1, turned).int().diff(dim=1).gt(0).any()):
+        raise ValueError("attention_mask: found a gap; allowed: padding on the left or the right")
+    return turned, (places - padding) % T

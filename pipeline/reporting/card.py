@@ -82,10 +82,15 @@ def origin_rows(origin: dict[str, Any] | None, source_sha256: str) -> list[tuple
 
 
 def model_card(
-    rows: list[tuple[str, str]], origin: dict[str, Any] | None, sha256: str, own_code: bool
+    config: "GPTConfig",
+    rows: list[tuple[str, str]],
+    origin: dict[str, Any] | None,
+    sha256: str,
 ) -> str:
-    """README.md of an exported folder; own_code: transformers runs code that lies in it."""
-    trust = ", trust_remote_code=True" if own_code else ""
+    """README.md of an exported folder; rows: the model's facts."""
+    # transformers runs a canon model by the code that lies beside it
+    trust = ", trust_remote_code=True" if config.architecture == "canon" else ""
+    new_tokens = min(100, config.block_size - 1)  # GPT-2 has no position for more than its context
     parts = [
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---",
         "# A GPT trained with TraceGPT",
@@ -109,9 +114,10 @@ def model_card(
         f"model = AutoModelForCausalLM.from_pretrained(folder{trust})\n"
         f"tokenizer = AutoTokenizer.from_pretrained(folder{trust})\n"
         'inputs = tokenizer("<|endoftext|>", return_tensors="pt")\n'
-        "output = model.generate(**inputs, max_new_tokens=100, do_sample=True)\n"
+        f"output = model.generate(**inputs, max_new_tokens={new_tokens}, do_sample=True)\n"
         "print(tokenizer.decode(output[0]))\n"
         "```",
+        *(["It needs transformers 5."] if config.architecture == "modern" else []),
         "It was trained on documents separated by `<|endoftext|>`; a text of its own begins there.",
     ]
     return "\n\n".join(parts) + "\n"
