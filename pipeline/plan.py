@@ -119,9 +119,9 @@ def plan(
 def _own_vocab(prepare: PrepareParams) -> int:
     """Tokens of the vocabulary asked for; of characters as many as were prepared."""
     if prepare.tokenizer == "file":
-        from pipeline.corpus import tokenizers
+        from pipeline.corpus.hf import read_tokenizer
 
-        return tokenizers.load(GIVEN_TOKENIZER, "allowed: a tokenizer.json there").vocab_size
+        return read_tokenizer(GIVEN_TOKENIZER, "allowed: a tokenizer.json there").vocab_size
     if prepare.tokenizer == "char" and TOKENS.is_dir():
         from pipeline.corpus.token_file import read_meta
 

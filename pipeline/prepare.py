@@ -31,7 +31,6 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from pipeline.corpus import tokenizers
 from pipeline.corpus.encode_lists import check_ids, encode_lists, split_lists
 from pipeline.corpus.encoding import Encoded, Job, encoded, jobs, worker_count
 from pipeline.corpus.formats import Decoding
@@ -213,9 +212,10 @@ def _make_tokenizer(settings: PrepareParams, train_text: Iterable[str]) -> Token
 
 
 def _given_tokenizer() -> Tokenizer:
-    return tokenizers.load(
-        GIVEN_TOKENIZER, f"allowed with prepare.tokenizer: file: an earlier run's {TOKENIZER}"
-    )
+    from pipeline.corpus.hf import read_tokenizer  # slow to import, and needed here only
+
+    allowed = f"an earlier run's {TOKENIZER}, or Hugging Face's"
+    return read_tokenizer(GIVEN_TOKENIZER, f"allowed with prepare.tokenizer: file: {allowed}")
 
 
 def _write_splits(

@@ -10,10 +10,11 @@ import tiktoken
 import tiktoken_ext.openai_public
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from tokenizers import ByteLevelBPETokenizer, normalizers
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.corpus.hf import to_hf_tokenizer_json
+from pipeline.corpus.hf import from_hf_tokenizer_json, read_tokenizer, to_hf_tokenizer_json
 from pipeline.corpus.new_tokenizers import (
     byte_tokenizer,
     char_tokenizer,
@@ -21,6 +22,7 @@ from pipeline.corpus.new_tokenizers import (
     train_bpe,
 )
 from pipeline.corpus.tokenizers import END_OF_TEXT, Tokenizer, gpt2_tokenizer
+from pipeline.errors import TokenFileError
 
 TEXT = (
     "It was the best of times, it was the worst of times, it was the age of wisdom, it was the "
@@ -94,3 +96,61 @@ def _unused(tokenizer: Tokenizer) -> list[int]:
         for n in range(tokenizer.vocab_size)
         if not tokenizer.token_bytes(n) and n != tokenizer.eot_id
     ]
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS[:4], ids=lambda tokenizer: tokenizer.kind)
+@given(text=st.text() | tricky | st.sampled_from([TEXT, TEXT.upper()]))
+def test_an_exported_bpe_is_read_back(tokenizer: Tokenizer, text: str) -> None:
+    back = from_hf_tokenizer_json(to_hf_tokenizer_json(tokenizer))
+    assert back.encode(text).tolist() == tokenizer.encode(text).tolist()
+    assert (back.eot_id, back.vocab_size) == (tokenizer.eot_id, tokenizer.vocab_size)
+    if "merges" in tokenizer.to_json():
+        assert {**back.to_json(), "kind": 0, "sha256": 0} == {
+            **tokenizer.to_json(), "kind": 0, "sha256": 0
+        }  # fmt: skip
+
+
+def trained_by_hugging_face() -> HuggingFaceTokenizer:
+    """As people train one for GPT-2: with special tokens first, and one more added later."""
+    peer = ByteLevelBPETokenizer()
+    peer.train_from_iterator([TEXT] * 3, 400, special_tokens=["<|endoftext|>", "<pad>"])
+    peer.add_special_tokens(["<sep>"])
+    return HuggingFaceTokenizer.from_str(peer.to_str())
+
+
+@given(text=st.text() | tricky | st.sampled_from([TEXT, TEXT.upper()]))
+def test_a_tokenizer_that_hugging_face_trained_is_read(text: str) -> None:
+    assume(not any(special in text for special in ("<|endoftext|>", "<pad>", "<sep>")))
+    ours = from_hf_tokenizer_json(json.loads(TRAINED.to_str()))
+    assert ours.encode(text).tolist() == TRAINED.encode(text).ids
+    assert (ours.eot_id, ours.vocab_size) == (0, TRAINED.get_vocab_size())
+
+
+TRAINED = trained_by_hugging_face()
+
+
+def changed(**parts: object) -> dict[str, object]:
+    return {**json.loads(TRAINED.to_str()), **parts}
+
+
+LOWER = json.loads(normalizers.Lowercase().__getstate__())
+PREFIX = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+FOREIGN = {
+    "a normalizer": changed(normalizer=LOWER),
+    "a space before": changed(pre_tokenizer=PREFIX),
+    "no split": changed(pre_tokenizer=None),
+    "no end": changed(added_tokens=[]),
+    "an id beyond all": changed(
+        model={**json.loads(TRAINED.to_str())["model"], "vocab": {"a": 10**12}}
+    ),
+    "another model": changed(
+        model={"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "a"}
+    ),
+}
+
+
+@pytest.mark.parametrize("value", FOREIGN.values(), ids=FOREIGN)
+def test_another_kind_of_tokenizer_is_refused(value: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(value))
+    with pytest.raises(TokenFileError, match="found a tokenizer that this project has"):
+        read_tokenizer(tmp_path / "tokenizer.json", "")

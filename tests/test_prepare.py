@@ -14,6 +14,7 @@ import pytest
 import torch
 from fresh_project import contents, enter_project, put, set_param
 
+from pipeline.corpus.hf import to_hf_tokenizer_json
 from pipeline.corpus.splits import SPLITS
 from pipeline.corpus.token_file import load_split, verify_tokens
 from pipeline.corpus.tokenizers import load
@@ -64,6 +65,9 @@ def test_a_tokenizer_of_an_earlier_run_is_taken_as_it_is(corpus: str) -> None:
     assert (TOKENS / "tokenizer.json").read_bytes() == trained
     assert meta()["tokenizer"]["kind"] == "bpe"
     assert load_split(TOKENS, "train").tokenizer_sha256 == load(given).sha256
+    given.write_text(json.dumps(to_hf_tokenizer_json(load(given))))
+    prepare()
+    assert (TOKENS / "tokenizer.json").read_bytes() == trained
 
 
 @pytest.mark.parametrize("suffix", ["bin", "pt"])

@@ -6,7 +6,7 @@ import os
 import pickle
 import re
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline import GPT, load_checkpoint
-from pipeline.corpus.new_tokenizers import byte_tokenizer, char_tokenizer
-from pipeline.errors import CheckpointError, FetchError
+from pipeline.corpus.new_tokenizers import byte_tokenizer, char_tokenizer, train_bpe
+from pipeline.corpus.tokenizers import Tokenizer
+from pipeline.errors import CheckpointError, FetchError, TokenFileError
 from pipeline.export import write_hf, write_safetensors
 from pipeline.model.gpt import GPTConfig
 from pipeline.model.huggingface import hf_config, to_hf
-from pipeline.model.pretrained import Pretrained, load_pretrained, start_from
+from pipeline.model.pretrained import TOKENIZER_FILE, Pretrained, load_pretrained, start_from
 from pipeline.model.tensor_file import read_tensors, save_tensors
 from pipeline.training.checkpoint import checkpoint_payload
 
@@ -40,10 +41,10 @@ def randomised(config: GPTConfig) -> GPT:
     return model
 
 
-def own_checkpoint(path: Path, model: GPT) -> Path:
+def own_checkpoint(path: Path, model: GPT, tokenizer: Tokenizer = BYTES) -> Path:
     payload = checkpoint_payload(
         model, step=1, loss=1.0, best_loss=1.0, learning_rate=0.1, history={},
-        tokenizer=BYTES.to_json(),
+        tokenizer=tokenizer.to_json(),
     )  # fmt: skip
     save_tensors(path, payload)
     return path
@@ -101,6 +102,17 @@ def test_a_folder_saved_by_transformers_loads(config: GPTConfig, tmp_path: Path)
     theirs.tie_weights()
     theirs.save_pretrained(tmp_path / "saved")
     same(GPT.from_pretrained(str(tmp_path / "saved")), model)
+
+
+def test_a_folder_of_hugging_face_is_read_with_its_own_tokenizer(tmp_path: Path) -> None:
+    tokenizer = train_bpe(["a folder has a tokenizer of its own, and here it is"], 280)
+    model = randomised(replace(GPT2, vocab_size=tokenizer.vocab_size))
+    write_hf(tmp_path, load_pretrained(str(own_checkpoint(tmp_path / "a.pt", model, tokenizer))))
+    (tmp_path / TOKENIZER_FILE).unlink()  # as transformers writes the folder
+    assert load_pretrained(str(tmp_path)).load_tokenizer().sha256 == tokenizer.sha256
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "WordPiece"}}')
+    with pytest.raises(TokenFileError, match="found a tokenizer that this project has no form of"):
+        load_pretrained(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "old.bin"])

@@ -1,16 +1,33 @@
-"""A tokenizer as the tokenizer.json of Hugging Face's `tokenizers`, which gives the same ids.
+"""A tokenizer as the tokenizer.json of Hugging Face's `tokenizers`, which gives the same ids, and
+back.
 
 One difference is theirs: the text "<|endoftext|>" in a document is one special token there, and
 ordinary text here.
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
-from pipeline.corpus.tokenizers import END_OF_TEXT, GPT2_PATTERN, Tokenizer, to_characters
+from pipeline.corpus.tokenizers import (
+    END_OF_TEXT,
+    GPT2_PATTERN,
+    Tokenizer,
+    finish,
+    from_json,
+    to_characters,
+)
+from pipeline.errors import TokenFileError
+from pipeline.storage import read_json
+
+MOST_IDS = 1 << 24  # a file must not make this process take any memory
+NOT_READ = (
+    "a tokenizer that this project has no form of; allowed: a byte-level BPE with <|endoftext|>, "
+    "its words by one pattern, as GPT-2's and GPT-4's"
+)
 
 
 def to_hf_tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -59,3 +76,60 @@ def _pre_tokenizer(pattern: str | None) -> pre_tokenizers.PreTokenizer:
     # Oniguruma reads `$` as a line's end and {1,3}+ as "one or more times"
     split = Regex(pattern.replace("$", r"\z").replace("{1,3}+", "{1,3}"))
     return pre_tokenizers.Sequence([pre_tokenizers.Split(split, "isolated"), byte_level])
+
+
+def read_tokenizer(path: Path, remedy: str) -> Tokenizer:
+    """The tokenizer of a tokenizer.json, of either form; raises TokenFileError."""
+    value = read_json(path, TokenFileError, remedy)
+    return (
+        from_hf_tokenizer_json(value, str(path))
+        if "model" in value
+        else from_json(value, str(path))
+    )
+
+
+def from_hf_tokenizer_json(value: dict[str, Any], where: str = "tokenizer.json") -> Tokenizer:
+    """A tokenizer with the ids of Hugging Face's, or a TokenFileError, beginning with `where`.
+
+    Special tokens other than <|endoftext|> become ids that no text has. That both give the same is
+    tried on a text in which every token's stands.
+    """
+    try:
+        theirs = HuggingFaceTokenizer.from_str(json.dumps(value))
+        ours = finish(_definition(value))
+        text = b"".join(map(ours.token_bytes, range(ours.vocab_size))).decode(errors="ignore")
+        for token in value["added_tokens"]:
+            text = text.replace(token["content"], " ")
+        same = theirs.encode(text, add_special_tokens=False).ids == ours.encode(text).tolist()
+    except Exception:  # whatever a foreign file makes of the libraries
+        same = False
+    if not same:
+        raise TokenFileError(f"{where}: found {NOT_READ}")
+    return ours
+
+
+def _definition(value: dict[str, Any]) -> dict[str, Any]:
+    """What a tokenizer of this project is finished from; fails in any way where it is none."""
+    model, added = value["model"], value["added_tokens"]
+    *splits, last = value["pre_tokenizer"].get("pretokenizers", [value["pre_tokenizer"]])
+    special = {token["content"]: token["id"] for token in added if token["special"]}
+    size = max({**model["vocab"], **special}.values()) + 1
+    if (
+        len(special) < len(added)  # a text of such a token would be one token there
+        or value["normalizer"] is not None
+        or model.get("dropout") is not None
+        or len(splits) > 1
+        or bool(splits) == last.get("use_regex", True)
+        or size > MOST_IDS
+    ):
+        raise ValueError
+    table: list[str | None] = [None] * size
+    for token, n in model["vocab"].items():
+        table[n] = None if token in special else token
+    pattern = splits[0]["pattern"]["Regex"] if splits else GPT2_PATTERN
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    by_merges = {"kind": "bpe", "pattern": pattern, "merges": merges}
+    ours = finish(by_merges)
+    if [to_characters(ours.token_bytes(n)) or None for n in range(ours.vocab_size)] == table:
+        return by_merges
+    return {"kind": "bpe", "pattern": pattern, "eot_id": special[END_OF_TEXT], "tokens": table}

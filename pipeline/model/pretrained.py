@@ -34,6 +34,7 @@ from pipeline.paths import BEST
 from pipeline.storage import read_json, sha256_file
 
 TOKENIZER_FILE = "pipeline_tokenizer.json"  # this project's form, beside exported weights
+TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer.json")
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 AS_SAVED = "allowed: as it was saved"
 LONGEST_CONTEXT = 2**20  # tokens; a file must not make this process take any memory
@@ -104,8 +105,8 @@ def load_pretrained(name_or_path: str) -> Pretrained:
         model = build_model(tensors, settings)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    if tokenizer is None and (path.parent / TOKENIZER_FILE).is_file():
-        tokenizer = read_json(path.parent / TOKENIZER_FILE, CheckpointError, AS_SAVED)
+    if tokenizer is None and revision is None:
+        tokenizer = _tokenizer_beside(path.parent)
     return Pretrained(model, name_or_path, path, sha256_file(path), revision, tokenizer)
 
 
@@ -202,6 +203,16 @@ def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Any], dict[str, Any]
     if not isinstance(tensors, dict) or not isinstance(settings, dict):
         raise CheckpointError(f"{path}: its config and its weights must each be a dict")
     return tensors, settings, _dict(payload.get("tokenizer")) or None
+
+
+def _tokenizer_beside(folder: Path) -> dict[str, Any] | None:
+    """This project's form of the tokenizer in a folder; None where there is none."""
+    for path in (folder / name for name in TOKENIZER_FILES):
+        if path.is_file():
+            from pipeline.corpus.hf import read_tokenizer  # slow to import, and needed here only
+
+            return read_tokenizer(path, AS_SAVED).to_json()
+    return None
 
 
 def _dict(value: Any) -> dict[str, Any]:
