@@ -16,6 +16,7 @@ import pytest
 from test_makefile import MAKEFILE
 from tiny_project import run, set_params
 
+ROOT = Path(__file__).parent.parent
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 STAGES = ("fetch", "prepare", "train", "evaluate", "report")
 
@@ -48,6 +49,21 @@ def test_a_folder_as_make_remote_sets_it_up(finished: Path) -> None:
     (line,) = [line for line in MAKEFILE.splitlines() if "dvc remote add" in line]
     assert "--local --default --force shared '$(REMOTE)'" in line
     assert_another_clone_has_all_without_running(finished, str(finished.parent / "a remote"))
+
+
+def test_weights_to_start_from_are_dvcs_to_push_though_git_ignores_them(finished: Path) -> None:
+    shutil.copy(ROOT / ".gitignore", finished / ".gitignore")
+    (finished / "data/init/best.pt").write_bytes(b"weights")
+    run(finished, "dvc", "add", "-q", "data/init/best.pt")
+    run(finished, "git", "add", "data/init")
+    listed = run(finished, "git", "status", "--porcelain", "--", "data/init").stdout.split()
+    assert [name for name in listed if "best" in name] == ["data/init/best.pt.dvc"]
+    run(finished, "dvc", "remote", "add", "-q", "--default", "here", str(finished.parent / "there"))
+    run(finished, "dvc", "push", "-q")
+    (finished / "data/init/best.pt").unlink()
+    shutil.rmtree(finished / ".dvc/cache")
+    run(finished, "dvc", "pull", "-q")
+    assert (finished / "data/init/best.pt").read_bytes() == b"weights"
 
 
 @pytest.fixture
