@@ -3,6 +3,7 @@
 import shlex
 import time
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -56,7 +57,8 @@ def run(
 
     settings = settings or []
     plan, workers = _planned(name, settings, workers)
-    _refuse_uncommitted()
+    texts = [*BROUGHT, *(_corpus_path(m.settings) for m in plan.members)]
+    _refuse_uncommitted(texts)
     stopping = stop_on_signals()
     queue = queues.Queue(plan.baseline)
     left = take_up(queue, plan)
@@ -75,8 +77,7 @@ def run(
         plan.forget_times(each)
     plan.save()
     with Show(plan, load_params().train.max_steps, workers) as show:
-        paths = [*BROUGHT, *(_corpus_path(m.settings) for m in plan.members)]
-        copied = untracked(paths)
+        copied = untracked(texts)
         for number, member in enumerate(todo):
             if stopping:
                 break
@@ -222,14 +223,19 @@ def _planned(name: str | None, settings: list[str], workers: int) -> tuple["Plan
     return plan, min(workers, most)
 
 
-def _refuse_uncommitted() -> None:
-    """All runs of a sweep start from one commit: its code and settings are theirs."""
+def _refuse_uncommitted(texts: list[str]) -> None:
+    """All runs of a sweep start from one commit: its code, settings and texts are theirs.
+
+    Texts that git does not have are none of a commit, and are copied to every run.
+    """
     from pipeline.reporting.revisions import git
     from pipeline.reporting.stages import DVC_FILE, read_stages
 
     paths = {"params.yaml", str(DVC_FILE), *(path for s in read_stages() for path in s.code)}
+    texts = [text for text in texts if not Path(text).is_absolute()]
     changed = git("status", "--porcelain", "--", *sorted(paths)).decode().splitlines()
-    if changed:
+    held = git("status", "--porcelain", "--untracked-files=no", "--", *sorted(set(texts)))
+    if changed := changed + held.decode().splitlines():
         raise SweepError(
             f"{changed[0][3:]}: found changes that are not committed; allowed: a sweep that starts "
             "from a commit, so commit them first"

@@ -290,13 +290,14 @@ def test_two_members_compare_without_a_network(swept: tuple[Path, str]) -> None:
     assert (project / "dvc_plots/index.html").is_file(), page
 
 
-def test_a_sweep_of_code_that_is_not_committed_is_refused(finished: Path) -> None:
-    with (finished / "pipeline/training/schedule.py").open("a") as file:
+@pytest.mark.parametrize("name", ["pipeline/training/schedule.py", "data/own/words.txt"])
+def test_a_sweep_of_what_is_not_committed_is_refused(finished: Path, name: str) -> None:
+    with (finished / name).open("a") as file:
         file.write("# one line more\n")
     refused = run(finished, *SWEEP, "run", "-S", "train.lr=1e-3,1e-4", check=False)
     assert refused.returncode == 2
     assert refused.stderr == (
-        "error: pipeline/training/schedule.py: found changes that are not committed; "
+        f"error: {name}: found changes that are not committed; "
         "allowed: a sweep that starts from a commit, so commit them first\n"
     )
     assert references(finished, "lr") == {}
@@ -462,7 +463,8 @@ def test_a_record_of_another_commit_is_not_shown_for_runs_of_which_none_is_done(
         record_of("lr")
     assert str(caught.value) == (
         f"sweep lr: no run from commit {head[:10]} is done; "
-        "reports/sweeps/lr.json, of commit bbbbbbbbbb, stays as it is"
+        "reports/sweeps/lr.json, of commit bbbbbbbbbb, stays as it is; delete "
+        ".cache/sweeps/lr.json to go back to that one"
     )
     Plan("lr", "", ["train.lr"], [Member("lr-0", settings)], 1, baseline="b" * 40).save()
     with pytest.raises(ReportError, match=r"^dvc exp show: failed to show exp"):  # no such commit

@@ -41,6 +41,7 @@ def make_record(name: str, varied: list[str], values: list[tuple[Any, ...]]) -> 
                 "tokens": 400 * 1024,
                 "seconds": 12.3,
                 "commit": f"{place:040x}",
+                "corpus": {"name": "own", "sha256": "c" * 64},
                 "curve": [[n, n * 1024, 2 * bits + math.exp(-n / 90)] for n in range(50, 401, 50)],
             }
         )
@@ -235,6 +236,19 @@ def test_a_changed_score_changes_table_and_figures() -> None:
     assert as_section([changed]) != as_section([LR])
     drawn, before = draw_sweep(changed, 50), draw_sweep(LR, 50)
     assert all(drawn[name] != before[name] for name in before)
+
+
+def test_the_texts_of_the_runs_are_named_where_the_record_tells() -> None:
+    assert "Trained on `own` (`cccccccccc`)." in as_page(LR, [])
+    assert "from commit `bbbbbbbbbb`, on `own` (`cccccccccc`)." in as_section([LR])
+    assert all(row["corpus_sha256"] == "c" * 64 for row in csv.DictReader(as_csv(LR).splitlines()))
+    mixed, older = copy.deepcopy(LR), copy.deepcopy(LR)
+    mixed["runs"][1]["corpus"] = {"name": "tinyshakespeare", "sha256": "d" * 64}
+    assert "on `own` (`cccccccccc`) and `tinyshakespeare` (`dddddddddd`)." in as_section([mixed])
+    for run in older["runs"]:
+        del run["corpus"]
+    assert "from commit `bbbbbbbbbb`." in as_section([older])
+    assert "Trained on" not in as_page(older, [])
 
 
 def test_several_sweeps_stand_below_each_other() -> None:

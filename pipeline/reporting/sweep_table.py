@@ -40,12 +40,13 @@ def as_csv(record: Record) -> str:
     writer = csv.writer(text, lineterminator="\n")
     scores = [f"{split}.{name}" for split in ("val", "test") for name in SCORES]
     rest = ["parameters", "steps", "tokens", "seconds", "commit"]
-    writer.writerow([*CSV_BEGINS.split(","), *record["varied"], *scores, *rest])
+    writer.writerow([*CSV_BEGINS.split(","), *record["varied"], *scores, *rest, "corpus_sha256"])
     for run in record["runs"]:
         row = [run["name"], "*" if run["name"] == best else "", run["state"], run.get("error", "")]
         row += [shown(run["settings"][key]) for key in record["varied"]]
         row += [run.get(split, {}).get(name, "") for split in ("val", "test") for name in SCORES]
-        writer.writerow([*row, *("" if run.get(key) is None else run[key] for key in rest)])
+        row += ["" if run.get(key) is None else run[key] for key in rest]
+        writer.writerow([*row, run.get("corpus", {}).get("sha256", "")])
     return text.getvalue()
 
 
@@ -58,6 +59,7 @@ def as_page(record: Record, figures: Sequence[str]) -> str:
         record["description"],
         runs_table(record, full=True),
         f"All with {shared}." if shared else "",
+        f"Trained on {texts(record)}." if texts(record) else "",
         f"What is not named here is as params.yaml of commit {code(record['baseline'][:10])} has "
         f"it. Each run's commit, its DVC experiment's, is in `{name}.csv`. Time is "
         "empty where DVC had the results already.",
@@ -66,6 +68,14 @@ def as_page(record: Record, figures: Sequence[str]) -> str:
         *(f"![{CAPTIONS[figure]}]({name}/{figure}.png)" for figure in figures),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def texts(record: Record) -> str:
+    """What the finished runs were trained on, by name and the start of its sha256; empty where
+    an older record does not tell."""
+    corpora = [run["corpus"] for run in finished(record) if "corpus" in run]
+    found = [(corpus["name"], corpus["sha256"][:10]) for corpus in corpora]
+    return " and ".join(f"{code(name)} ({code(digest)})" for name, digest in dict.fromkeys(found))
 
 
 def is_drawn(path: Path) -> bool:
@@ -78,12 +88,12 @@ def as_section(records: Sequence[Record], reports: str = "reports/") -> str:
     """The README's section SWEEP: each sweep's table and what came out."""
     sections = []
     for record in records:
-        name = record["sweep"]
+        name, on = record["sweep"], f", on {texts(record)}" if texts(record) else ""
         parts = [
             f"**{name}**{': ' if record['description'] else ''}{record['description']}",
             groups_table(record) if has_seeds(record) else runs_table(record, full=False),
             f"{verdict(record)} Every run: [{name}.md]({reports}sweeps/{name}.md), from commit "
-            f"{code(record['baseline'][:10])}.",
+            f"{code(record['baseline'][:10])}{on}.",
         ]
         if finished(record):
             parts.append(picture(f"{reports}sweeps/{name}/loss", CAPTIONS["loss"]))

@@ -6,13 +6,14 @@ from io import StringIO
 from pathlib import Path
 
 from pipeline.errors import ReportError
-from pipeline.paths import HISTORY, METRICS, SWEEPS
+from pipeline.paths import HISTORY, METRICS, PROVENANCE, SWEEPS
 from pipeline.reporting.revisions import Revision, WorkingTree, git, read_lock
 from pipeline.reporting.sweep_plots import draw_sweep
 from pipeline.reporting.sweep_record import Record, Run, finished, read_record, recorded, score
 from pipeline.reporting.sweep_table import CAPTIONS, as_csv, as_page
+from pipeline.storage import parse_json
 from pipeline.sweeps.experiments import Experiment, experiments
-from pipeline.sweeps.plan import Member, Plan, load_plan
+from pipeline.sweeps.plan import PLANS, Member, Plan, load_plan
 
 
 def record_of(name: str) -> Record:
@@ -31,7 +32,8 @@ def record_of(name: str) -> Record:
         then, now = kept["baseline"][:10], record["baseline"][:10]
         raise ReportError(
             f"sweep {name}: no run from commit {now} is done{''.join(errors[:1])}; "
-            f"{SWEEPS}/{name}.json, of commit {then}, stays as it is"
+            f"{SWEEPS}/{name}.json, of commit {then}, stays as it is; delete {PLANS}/{name}.json "
+            "to go back to that one"
         )
     return kept
 
@@ -88,8 +90,16 @@ def _run(plan: Plan, member: Member, found: Experiment | None) -> Run:
         "tokens": train["tokens"],
         "seconds": None if seconds is None else round(seconds, 1),
         "commit": found.commit,
+        "corpus": _corpus(found.commit),
         "curve": _curve(found.commit),
     }
+
+
+def _corpus(commit: str) -> dict[str, str]:
+    """The name and the sha256 of the text that a run was trained on."""
+    provenance = git("show", f"{commit}:./{PROVENANCE.as_posix()}")
+    corpus = parse_json(provenance, PROVENANCE, ReportError, "run the sweep again")["corpus"]
+    return {key: corpus[key] for key in ("name", "sha256")}
 
 
 def _curve(commit: str) -> list[list[float]]:
