@@ -78,6 +78,11 @@ def bench(
         return
     if device not in ON:
         raise BenchmarkError(f"--device: found {device}; allowed: {', '.join(ON)}")
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise BenchmarkError("--device: found cuda, but torch sees no GPU; allowed here: cpu")
     if not re.fullmatch("[a-z0-9-]*", name):
         raise BenchmarkError(f"--name: found {name!r}; allowed: small letters, digits and -")
     chosen = workload or [*ON[device], *(QUALITY if device == "cpu" else ())]

@@ -28,6 +28,9 @@ def generate(
     prompt: Annotated[
         str | None, typer.Option(help="Text to go on from; \\n is a new line, '' starts afresh.")
     ] = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option(help="A file of it, taken as it is; - for standard input.")
+    ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Tokens to draw.")] = None,
     temperature: Annotated[
         float | None,
@@ -83,6 +86,8 @@ def generate(
         *((greedy and "--greedy", found) for found in drawn),
         (interactive and "--interactive", compare and "--compare"),
         (interactive and "--interactive", prompt is not None and "--prompt"),
+        (interactive and "--interactive", prompt_file and "--prompt-file"),
+        (prompt_file and "--prompt-file", prompt is not None and "--prompt"),
         (compare and "--compare", num_samples is not None and "--num-samples"),
     ):
         if one and other:
@@ -95,8 +100,9 @@ def generate(
         kind = "a folder" if output.is_dir() else "no regular file"
         raise UserError(f"--output: found {output}, {kind}; allowed: a file")
     params = load_params()
+    begins = None if prompt is None else prompt.replace("\\n", "\n")
     asked = {
-        "prompt": None if prompt is None else prompt.replace("\\n", "\n"),
+        "prompt": begins if prompt_file is None else _read_prompt(prompt_file),
         "max_new_tokens": max_new_tokens,
         "temperature": 0.0 if greedy else temperature,
         "top_k": top_k,
@@ -157,6 +163,17 @@ def generate(
                 write_text(output.resolve(), "".join(shown))  # a symbolic link stays one
             except OSError as error:
                 raise UserError(f"--output: {output}: {error.strerror}") from None
+
+
+def _read_prompt(file: Path) -> str:
+    """The text of a file, or of standard input; raises UserError."""
+    try:
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"--prompt-file: {file}: not UTF-8 at byte {error.start}") from None
+    except OSError as error:
+        raise UserError(f"--prompt-file: {file}: {error.strerror}; allowed: a text file") from None
 
 
 def _prompts() -> "Iterator[str]":

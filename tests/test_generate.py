@@ -51,6 +51,17 @@ def test_options_take_the_place_of_settings(model: GPT, shown: pytest.CaptureFix
     assert shown.readouterr().out == drawn(model, "Shall\nI", 5, top_p=0.7) + "\n"
 
 
+def test_a_prompt_from_a_file_or_standard_input_is_taken_as_it_is(
+    model: GPT, shown: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = "Shall\\nI\n"
+    Path("prompt.txt").write_text(prompt)
+    assert draw("--prompt-file", "prompt.txt", "--num-samples", "1") == 0
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(prompt.encode())))
+    assert draw("--prompt-file", "-", "--num-samples", "1") == 0
+    assert shown.readouterr().out == 2 * (drawn(model, prompt, 1337) + "\n")
+
+
 def test_an_empty_prompt_starts_from_end_of_text(
     model: GPT, shown: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,6 +179,9 @@ def test_any_model_that_can_be_read_will_do(model: GPT, shown: pytest.CaptureFix
             "--greedy: found with --temperature; allowed: one of the two",
         ),
         (("--interactive", "--compare"), "--interactive: found with --compare; allowed: one"),
+        (("--prompt-file", "a", "--prompt", "I"), "--prompt-file: found with --prompt; allowed:"),
+        (("--prompt-file", "none.txt"), "--prompt-file: none.txt: No such file or directory;"),
+        (("--prompt-file", "bytes"), "--prompt-file: bytes: not UTF-8 at byte 3"),
         (("--interactive", "--prompt", "I"), "--interactive: found with --prompt; allowed: one"),
         (("--compare", "--num-samples", "3"), "--compare: found with --num-samples; allowed: one"),
     ],
@@ -175,6 +189,7 @@ def test_any_model_that_can_be_read_will_do(model: GPT, shown: pytest.CaptureFix
 def test_mistakes_are_one_line(
     model: GPT, arguments: tuple[str, ...], line: str, shown: pytest.CaptureFixture[str]
 ) -> None:
+    Path("bytes").write_bytes(b"caf\xe9")
     assert draw(*arguments) == 2
     error = shown.readouterr().err
     assert error.startswith(f"error: {line}")

@@ -134,7 +134,10 @@ def resolve(name: str) -> str:
     if commits:
         several = ", ".join(commit[:10] for commit in commits)
         raise ReportError(f"--rev: found {len(commits)} experiments {name}; allowed: {several}")
-    raise ReportError(f"--rev: found {name!r}; allowed: a git revision or an experiment's name")
+    raise ReportError(
+        f"--rev: found {name!r}; allowed: a git revision, or the name of an experiment; "
+        f"`dvc exp pull origin {name}` brings one that is not here"
+    )
 
 
 def ignored(path: Path) -> bool:
