@@ -342,6 +342,14 @@ def test_a_setting_that_disagrees_with_the_weights_is_named(
     )
 
 
+def test_settings_that_disagree_with_the_weights_are_named_together() -> None:
+    with pytest.raises(CheckpointError) as caught:
+        started(GPTConfig("gpt2", 3, 2, 64, 16, BYTES.vocab_size))
+    assert str(caught.value) == (
+        "model.n_layer, model.n_embd: found 3, 64; allowed with train.init_from: x.pt: 2, 128"
+    )
+
+
 def test_another_tokenizer_is_refused() -> None:
     other = char_tokenizer(["a"])
     found = r"another tokenizer .byte, 257 tokens, sha256 \w{8}. than data/tokens has .char, 258"

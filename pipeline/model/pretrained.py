@@ -75,7 +75,7 @@ class Pretrained:
         else:
             raise CheckpointError(
                 f"{self.source}: found no tokenizer, and {self.model.config.vocab_size} tokens; "
-                f"allowed: {TOKENIZER_FILE} beside it, or GPT-2's {GPT2_VOCAB_SIZE} tokens"
+                f"allowed: its tokenizer.json beside it, or GPT-2's {GPT2_VOCAB_SIZE} tokens"
             )
         if tokenizer.vocab_size != self.model.config.vocab_size:
             raise CheckpointError(
@@ -113,18 +113,20 @@ def load_pretrained(name_or_path: str) -> Pretrained:
 def start_from(model: GPT, pretrained: Pretrained, tokenizer: tokenizers.Tokenizer) -> GPT:
     """The pretrained weights in the shape of `model`, whose context may be the shorter one.
 
-    tokenizer: what the model is to be trained with. Raises CheckpointError naming the first
-    setting of model.* that does not agree.
+    tokenizer: what the model is to be trained with. Raises CheckpointError naming the
+    settings of model.* that do not agree.
     """
     wanted, found, source = model.config, pretrained.model.config, pretrained.source
     names = ["architecture", "n_layer", "n_head", "n_embd"]
     names += ["bias"] if wanted.architecture == "gpt2" else []
-    for name in names:
-        if getattr(wanted, name) != getattr(found, name):
-            raise CheckpointError(
-                f"model.{name}: found {getattr(wanted, name)!r}; "
-                f"allowed with train.init_from: {source}: {getattr(found, name)!r}"
-            )
+    if other := [name for name in names if getattr(wanted, name) != getattr(found, name)]:
+        keys = ", ".join(f"model.{name}" for name in other)
+        asked, held = (
+            ", ".join(repr(getattr(config, name)) for name in other) for config in (wanted, found)
+        )
+        raise CheckpointError(
+            f"{keys}: found {asked}; allowed with train.init_from: {source}: {held}"
+        )
     if wanted.block_size > found.block_size:
         raise CheckpointError(
             f"model.block_size: found {wanted.block_size}; "
