@@ -58,6 +58,7 @@ def run(
     settings = settings or []
     plan, workers = _planned(name, settings, workers)
     texts = [*BROUGHT, *(_corpus_path(m.settings) for m in plan.members)]
+    copied = untracked(texts)
     _refuse_uncommitted(texts)
     stopping = stop_on_signals()
     queue = queues.Queue(plan.baseline)
@@ -77,7 +78,6 @@ def run(
         plan.forget_times(each)
     plan.save()
     with Show(plan, load_params().train.max_steps, workers) as show:
-        copied = untracked(texts)
         for number, member in enumerate(todo):
             if stopping:
                 break
