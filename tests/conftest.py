@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ FIRST = ("test_resume", "test_verify", "test_trace", "test_finetune", "test_pipe
 
 # tests run side by side: threads that outnumber the cores wait for each other, many times slower
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# a shell's job in the background has Ctrl-C ignored, and so would have all that a test starts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
