@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 from test_makefile import MAKEFILE
-from tiny_project import run, set_params
+from tiny_project import ROOT, run, set_params
 
-ROOT = Path(__file__).parent.parent
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 STAGES = ("fetch", "prepare", "train", "evaluate", "report")
 
