@@ -12,6 +12,8 @@ REMOTE ?= $(abspath ..)/tracegpt-remote
 
 # the stages' `python` is the one of .venv
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# containers often set it: each of a run's many processes would compile all of torch's source again
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup repro report sweep bench test test-all lint demo remote clean
