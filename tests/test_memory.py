@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tiny_project import environment, set_params
 
+from pipeline.__main__ import main
 from pipeline.params import SIZES, ModelParams, load_params
 from pipeline.training.memory import Setting, peak_memory, planned
 
@@ -34,46 +36,53 @@ def test_shards_recomputing_and_smaller_micro_batches_need_less() -> None:
     assert needed(precision="fp32") > needed()
 
 
-def plan(*arguments: str, project: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline", "plan", *arguments], cwd=project,
-        env=environment(COLUMNS="140"), capture_output=True, text=True,
-    )  # fmt: skip
+Plan = Callable[..., tuple[int, str, str]]
 
 
-def test_the_command_prints_every_size_and_refuses_an_uneven_division() -> None:
-    table = plan("--device", "a100", "--nproc", "1", "--nproc", "4")
-    assert table.returncode == 0, table.stderr
-    rows = [line for line in table.stdout.splitlines() if " none " in line or "dp " in line]
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Plan:
+    """The command in a project's folder: status, what it printed, its errors."""
+
+    def run(*arguments: str, project: Path = ROOT) -> tuple[int, str, str]:
+        monkeypatch.chdir(project)
+        monkeypatch.setenv("COLUMNS", "140")
+        return main(["plan", *arguments]), *capsys.readouterr()
+
+    return run
+
+
+def test_the_command_prints_every_size_and_refuses_an_uneven_division(plan: Plan) -> None:
+    status, table, errors = plan("--device", "a100", "--nproc", "1", "--nproc", "4")
+    assert status == 0, errors
+    rows = [line for line in table.splitlines() if " none " in line or "dp " in line]
     assert len(rows) == 3 * (1 + len(SIZES))
     for name in ("params.yaml", *SIZES):
         assert sum(f" {name} " in row for row in rows) == 3
-    assert plan("--device", "a100").stdout == table.stdout  # of 4 sequences no more can share
-    refused = plan("--nproc", "3")
-    assert refused.returncode == 2
-    assert refused.stderr.endswith("allowed: 1, 2, 4\n")
-    endless = plan("--tokens", "inf")
-    assert (endless.returncode, endless.stdout) == (2, "")
-    assert endless.stderr == "error: --tokens: found inf; allowed: a number 0 or more\n"
-    assert plan("--tflops", "-1").returncode == 2
+    assert plan("--device", "a100")[1] == table  # of 4 sequences no more can share
+    status, _, errors = plan("--nproc", "3")
+    assert status == 2
+    assert errors.endswith("allowed: 1, 2, 4\n")
+    status, table, errors = plan("--tokens", "inf")
+    assert (status, table) == (2, "")
+    assert errors == "error: --tokens: found inf; allowed: a number 0 or more\n"
+    assert plan("--tflops", "-1")[0] == 2
 
 
-def own_row(project: Path, **changes: object) -> str:
-    """plan's line on params.yaml's own model, with these settings."""
-    set_params(project, **changes)
-    table = plan("--device", "cpu", "--nproc", "1", project=project)
-    assert table.returncode == 0, table.stderr
-    return next(line for line in table.stdout.splitlines() if " params.yaml " in line)
+def test_the_vocabulary_is_the_one_that_params_yaml_asks_for(finished: Path, plan: Plan) -> None:
+    def own_row(**changes: object) -> str:
+        """plan's line on params.yaml's own model, with these settings."""
+        set_params(finished, **changes)
+        status, table, errors = plan("--device", "cpu", "--nproc", "1", project=finished)
+        assert status == 0, errors
+        return next(line for line in table.splitlines() if " params.yaml " in line)
 
-
-def test_the_vocabulary_is_the_one_that_params_yaml_asks_for(finished: Path) -> None:
     # 3 times the rows of 16: embedding, values, head
-    assert " 0.0 M " in own_row(finished, prepare__vocab_size=8192)  # but its tokens are bytes
-    assert " 2.4 M " in own_row(finished, prepare__tokenizer="gpt2")
-    assert " 0.4 M " in own_row(finished, prepare__tokenizer="bpe")  # whatever was prepared
+    assert " 0.0 M " in own_row(prepare__vocab_size=8192)  # but its tokens are bytes
+    assert " 2.4 M " in own_row(prepare__tokenizer="gpt2")
+    assert " 0.4 M " in own_row(prepare__tokenizer="bpe")  # whatever was prepared
     given = finished / "data/tokenizer/tokenizer.json"
     given.write_bytes((finished / "data/tokens/tokenizer.json").read_bytes())
-    assert " 0.0 M " in own_row(finished, prepare__tokenizer="file")
+    assert " 0.0 M " in own_row(prepare__tokenizer="file")
 
 
 MEASURED = [

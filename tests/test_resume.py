@@ -178,7 +178,14 @@ def states(project: Path) -> list[Path]:
     return sorted((project / ".cache/train").glob("*/state-*.pt"))
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "foreign", "empty", "gone"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "flip",
+        "gone",
+        *(pytest.param(d, marks=pytest.mark.slow) for d in ("cut", "foreign", "empty")),
+    ],
+)
 def test_a_damaged_state_is_named_and_the_one_before_is_used(
     interrupted: Path, damage: str
 ) -> None:

@@ -68,7 +68,7 @@ def test_a_later_commit_of_prose_is_listed_beside_the_first(finished: Path) -> N
 
 def test_an_uncommitted_setting_is_named(finished: Path) -> None:
     set_params(finished, train__lr=0.001)
-    run(finished, "dvc", "repro", "-q")
+    run(finished, "dvc", "repro", "-q", "evaluate")
     found = trace(finished, "val.loss", check=False)
     assert any("uncommitted: params.yaml" in line for line in lines(found))
 

@@ -41,13 +41,21 @@ def flipped(data: bytes) -> bytes:
     [
         ("data/checkpoints/best.pt", flipped),
         pytest.param("data/tokens/val.bin", flipped, marks=pytest.mark.slow),
-        ("reports/metrics.json", lambda data: data.replace(b'"steps": 20', b'"steps": 21')),
+        pytest.param(
+            "reports/metrics.json",
+            lambda data: data.replace(b'"steps": 20', b'"steps": 21'),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "params.yaml",
             lambda data: data.replace(b"seed: 1337", b"seed: 1338", 1),
             marks=pytest.mark.slow,
         ),
-        ("params.yaml", lambda data: data.replace(b"# read by", b"# Read by", 1)),
+        pytest.param(
+            "params.yaml",
+            lambda data: data.replace(b"# read by", b"# Read by", 1),
+            marks=pytest.mark.slow,
+        ),
         ("pipeline/training/schedule.py", lambda data: data + b"\n"),
         pytest.param("reports/train.csv", flipped, marks=pytest.mark.slow),
         pytest.param("reports/figures/loss.png", flipped, marks=pytest.mark.slow),
@@ -169,6 +177,7 @@ def test_a_result_that_dvc_lock_does_not_know_is_named(finished: Path) -> None:
     assert "dvc.lock: reports/report.html of stage report is missing" in output
 
 
+@pytest.mark.slow  # a fast test runs every stage in a clone too, without `verify`: test_pipeline
 def test_a_rerun_in_a_clone_gives_identical_bytes(finished: Path) -> None:
     # the text is no part of git, and goes into the clone
     (finished / ".git/info/exclude").write_text("/data/own/words.txt\n")
@@ -224,20 +233,23 @@ def test_without_git_the_advice_begins_with_it(
 
 
 def test_facts_that_only_training_knows_are_no_other_platform(finished: Path) -> None:
-    path = finished / "data/checkpoints/run.json"
-    facts = json.loads(path.read_text())
-    program = (
-        "from pipeline.params import load_params; from pipeline.verify import _same_platform; "
-        "from pipeline.training.runtime import prepare_process; "
-        "prepare_process(load_params().train); print(_same_platform())"
-    )
-    for changes, same in (
+    runtime = json.loads((finished / "data/checkpoints/run.json").read_text())["runtime"]
+    cases: list[tuple[dict[str, object], bool]] = [
         ({}, True),
         ({"micro_batch_size": 4}, True),
         ({"processes": 2, "parallel": "ddp", "threads": 3}, True),
         ({"threads": 3}, False),
         ({"torch": "1.0"}, False),
-    ):
-        changed = {**facts, "runtime": {**facts["runtime"], **changes}}
-        replace(path, json.dumps(changed, indent=1).encode())
-        assert run(finished, "python", "-c", program).stdout == f"{same}\n", changes
+    ]
+    program = (
+        "import json, sys; from pathlib import Path; "
+        "from pipeline.params import load_params; from pipeline.verify import _same_platform; "
+        "from pipeline.training.runtime import prepare_process; "
+        "prepare_process(load_params().train); path = Path('data/checkpoints/run.json'); "
+        "facts = json.loads(path.read_text()); path.unlink(); "
+        "write = lambda runtime: path.write_text(json.dumps({**facts, 'runtime': runtime})); "
+        "print([(write(each), _same_platform())[1] for each in json.loads(sys.argv[1])])"
+    )
+    runtimes = json.dumps([{**runtime, **changes} for changes, _ in cases])
+    found = run(finished, "python", "-c", program, runtimes).stdout
+    assert json.loads(found.lower()) == [same for _, same in cases]
