@@ -6,13 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_project import environment, set_params
+from tiny_project import ROOT, environment, set_params
 
 from pipeline.__main__ import main
 from pipeline.params import SIZES, ModelParams, load_params
 from pipeline.training.memory import Setting, peak_memory, planned
 
-ROOT = Path(__file__).parent.parent
 SHIPPED = load_params(ROOT / "params.yaml").model.model_dump()
 TOLERANCE = 0.15
 

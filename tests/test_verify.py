@@ -232,6 +232,25 @@ def test_without_git_the_advice_begins_with_it(
     ]
 
 
+SAME_PLATFORM = """
+import json
+import sys
+from pathlib import Path
+from pipeline.params import load_params
+from pipeline.training.runtime import prepare_process
+from pipeline.verify import _same_platform
+prepare_process(load_params().train)
+path = Path("data/checkpoints/run.json")
+facts = json.loads(path.read_text())
+path.unlink()  # it may be a link into DVC's cache
+same = []
+for runtime in json.loads(sys.argv[1]):
+    path.write_text(json.dumps({**facts, "runtime": runtime}))
+    same.append(_same_platform())
+print(json.dumps(same))
+"""
+
+
 def test_facts_that_only_training_knows_are_no_other_platform(finished: Path) -> None:
     runtime = json.loads((finished / "data/checkpoints/run.json").read_text())["runtime"]
     cases: list[tuple[dict[str, object], bool]] = [
@@ -241,15 +260,6 @@ def test_facts_that_only_training_knows_are_no_other_platform(finished: Path) ->
         ({"threads": 3}, False),
         ({"torch": "1.0"}, False),
     ]
-    program = (
-        "import json, sys; from pathlib import Path; "
-        "from pipeline.params import load_params; from pipeline.verify import _same_platform; "
-        "from pipeline.training.runtime import prepare_process; "
-        "prepare_process(load_params().train); path = Path('data/checkpoints/run.json'); "
-        "facts = json.loads(path.read_text()); path.unlink(); "
-        "write = lambda runtime: path.write_text(json.dumps({**facts, 'runtime': runtime})); "
-        "print([(write(each), _same_platform())[1] for each in json.loads(sys.argv[1])])"
-    )
     runtimes = json.dumps([{**runtime, **changes} for changes, _ in cases])
-    found = run(finished, "python", "-c", program, runtimes).stdout
-    assert json.loads(found.lower()) == [same for _, same in cases]
+    found = run(finished, "python", "-c", SAME_PLATFORM, runtimes).stdout
+    assert json.loads(found) == [same for _, same in cases]
