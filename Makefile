@@ -6,6 +6,8 @@ BIN := .venv/bin
 READY := .venv/.installed
 EXTRAS := .venv/.installed-extras
 PLOTS := .dvc/plots.html
+# a module compiles at its first import: most never are
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 NAME ?= lr
 WORKERS ?= 2
 REMOTE ?= $(abspath ..)/tracegpt-remote
@@ -29,17 +31,15 @@ $(READY): pyproject.toml constraints.txt
 	  exit 1; }
 	$(PYTHON) -m venv .venv
 	@echo "installing, this takes some minutes the first time"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
-	  -e '.[dev]'
-	@# a module compiles at its first import: most never are
+	$(INSTALL) pip
+	$(INSTALL) -e '.[dev]'
 	@touch $@
 
 $(PLOTS): | $(READY)
 	@$(BIN)/python -m pipeline plots
 
 $(EXTRAS): $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
-	  -e '.[dev,demo,eval,s3,ssh,cluster]'
+	$(INSTALL) -e '.[dev,demo,eval,s3,ssh,cluster]'
 	@touch $@
 
 repro: $(READY) $(PLOTS) ## Run every stage that is due: raw text to README
