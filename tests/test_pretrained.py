@@ -1,22 +1,29 @@
 """Weights from elsewhere load as the function they were, or are refused in one line that names
 what does not fit; nothing in a file is ever executed."""
 
+import hashlib
+import http.server
 import io
+import json
 import os
 import pickle
 import re
+import threading
 import zipfile
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from real_ranks import real_tokenizer
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline import GPT, load_checkpoint
+from pipeline.corpus.hf import to_hf_tokenizer_json
 from pipeline.corpus.new_tokenizers import byte_tokenizer, char_tokenizer, train_bpe
 from pipeline.corpus.tokenizers import Tokenizer
 from pipeline.errors import CheckpointError, FetchError, TokenFileError
@@ -25,6 +32,7 @@ from pipeline.model.gpt import GPTConfig
 from pipeline.model.huggingface import hf_config, to_hf
 from pipeline.model.pretrained import TOKENIZER_FILE, Pretrained, load_pretrained, start_from
 from pipeline.model.tensor_file import read_tensors, save_tensors
+from pipeline.storage import sha256_file
 from pipeline.training.checkpoint import checkpoint_payload
 
 BYTES = byte_tokenizer()
@@ -271,13 +279,12 @@ def test_files_cut_short_or_of_another_kind_are_refused(name: str, tmp_path: Pat
 def test_a_folder_without_weights_and_a_missing_path_say_what_is_allowed(tmp_path: Path) -> None:
     assert "model.safetensors or pytorch_model.bin" in refusal(tmp_path)
     assert refusal(tmp_path / "gpt3") == (
-        "not found; allowed: gpt2, gpt2-medium, gpt2-large, gpt2-xl, a file or a folder"
+        "not found; allowed: gpt2, gpt2-medium, gpt2-large, gpt2-xl, hf://OWNER/NAME, a file or a "
+        "folder"
     )
 
 
 def test_without_network_gpt2_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(FetchError) as caught:
@@ -290,8 +297,6 @@ def test_gpt2_comes_from_the_hubs_cache_with_its_revision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cache's layout as huggingface_hub keeps it; the shape alone is smaller."""
-    from huggingface_hub import constants
-
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     revision = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
@@ -310,6 +315,99 @@ def test_gpt2_comes_from_the_hubs_cache_with_its_revision(
         "sha256": loaded.sha256,
         "revision": revision,
     }
+
+
+REVISION = "2290a62682d06624634c1f46a6ad5be0f47f38aa"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of models that a hub on this machine serves, with an empty cache; its OWNER/NAME
+    have one branch, main."""
+    folder = tmp_path / "hub"
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            owner, name, _, revision, file = self.path.removeprefix("/").split("/")
+            path = folder / owner / name / file
+            lacks = "RepoNotFound" if not path.parent.is_dir() else "EntryNotFound"
+            lacks = lacks if revision in ("main", REVISION) else "RevisionNotFound"
+            data = path.read_bytes() if revision in ("main", REVISION) and path.is_file() else None
+            self.send_response(404 if data is None else 200)
+            self.send_header("X-Repo-Commit", REVISION)
+            self.send_header("Content-Length", str(len(data or b"")))
+            if data is None:
+                self.send_header("X-Error-Code", lacks)
+            else:
+                self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(data or b"")
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        place = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(constants, "ENDPOINT", place)
+        template = place + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield folder
+        server.shutdown()
+        thread.join()
+
+
+def test_a_model_of_the_hub_comes_with_its_settings_and_tokenizer_and_is_there_offline(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = train_bpe(["To be, or not to be: that is the question. "] * 9, 270)
+    wide = GPTConfig("gpt2", 1, 4, 32, 16, tokenizer.vocab_size)  # not 64 a head
+    model, folder = randomised(wide), hub / "somebody/small-gpt2"
+    folder.mkdir(parents=True)
+    torch.save(to_hf(model), folder / "pytorch_model.bin")
+    (folder / "config.json").write_text(json.dumps(hf_config(wide, tokenizer.eot_id)))
+    (folder / "tokenizer.json").write_text(json.dumps(to_hf_tokenizer_json(tokenizer)))
+    for source in ("hf://somebody/small-gpt2", f"hf://somebody/small-gpt2@{REVISION}"):
+        loaded = load_pretrained(source)
+        same(loaded.model, model)
+        text = "not to be"
+        assert loaded.load_tokenizer().encode(text).tolist() == tokenizer.encode(text).tolist()
+        digest = sha256_file(folder / "pytorch_model.bin")
+        assert loaded.facts() == {
+            "source": source, "file": None, "sha256": digest, "revision": REVISION
+        }  # fmt: skip
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    same(load_pretrained("hf://somebody/small-gpt2").model, model)
+    with pytest.raises(FetchError, match=r"hf://somebody/other: not in the .*: config\.json: "):
+        load_pretrained("hf://somebody/other")
+
+
+@pytest.mark.parametrize("source", ["hf://nobody/gpt2", "hf://a/b@old", "hf://gpt2/a/b", "hf://"])
+def test_what_the_hub_has_not_is_one_line(hub: Path, source: str) -> None:
+    (hub / "a/b").mkdir(parents=True)
+    with pytest.raises(CheckpointError) as caught:
+        load_pretrained(source)
+    assert str(caught.value) == (
+        f"{source}: found no such model or revision on the Hugging Face hub, or one that asks for "
+        "a login; allowed: hf://OWNER/NAME or hf://OWNER/NAME@REVISION"
+    )
+
+
+def test_another_kind_of_model_is_refused_before_its_weights_are_fetched(hub: Path) -> None:
+    folder = hub / "somebody/llama"
+    folder.mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"llama: found no model\.safetensors or pytorch_m"):
+        load_pretrained("hf://somebody/llama")
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "model.safetensors").write_bytes(b"gigabytes")
+    with pytest.raises(CheckpointError, match="model_type: found 'llama'; allowed: gpt2"):
+        load_pretrained("hf://somebody/llama")
+    assert not list((hub.parent / "cache").rglob("snapshots/*/*.safetensors"))
 
 
 def started(config: GPTConfig, found: GPTConfig = GPT2, **changes: Any) -> GPT:

@@ -96,7 +96,7 @@ def from_hf_tokenizer_json(value: dict[str, Any], where: str = "tokenizer.json")
     """
     try:
         theirs = HuggingFaceTokenizer.from_str(json.dumps(value))
-        ours = finish(_definition(value))
+        ours = _rebuilt(value)
         text = b"".join(map(ours.token_bytes, range(ours.vocab_size))).decode(errors="ignore")
         for token in value["added_tokens"]:
             text = text.replace(token["content"], " ")
@@ -108,8 +108,8 @@ def from_hf_tokenizer_json(value: dict[str, Any], where: str = "tokenizer.json")
     return ours
 
 
-def _definition(value: dict[str, Any]) -> dict[str, Any]:
-    """What a tokenizer of this project is finished from; fails in any way where it is none."""
+def _rebuilt(value: dict[str, Any]) -> Tokenizer:
+    """This project's tokenizer of the same definition; fails in any way where there is none."""
     model, added = value["model"], value["added_tokens"]
     *splits, last = value["pre_tokenizer"].get("pretokenizers", [value["pre_tokenizer"]])
     special = {token["content"]: token["id"] for token in added if token["special"]}
@@ -128,8 +128,8 @@ def _definition(value: dict[str, Any]) -> dict[str, Any]:
         table[n] = None if token in special else token
     pattern = splits[0]["pattern"]["Regex"] if splits else GPT2_PATTERN
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-    by_merges = {"kind": "bpe", "pattern": pattern, "merges": merges}
-    ours = finish(by_merges)
+    ours = finish({"kind": "bpe", "pattern": pattern, "merges": merges})
     if [to_characters(ours.token_bytes(n)) or None for n in range(ours.vocab_size)] == table:
-        return by_merges
-    return {"kind": "bpe", "pattern": pattern, "eot_id": special[END_OF_TEXT], "tokens": table}
+        return ours
+    eot_id = special[END_OF_TEXT]
+    return finish({"kind": "bpe", "pattern": pattern, "eot_id": eot_id, "tokens": table})

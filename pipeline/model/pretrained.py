@@ -3,6 +3,7 @@
 What is read:
 
     gpt2, gpt2-medium, gpt2-large, gpt2-xl   from the Hugging Face hub, kept in its cache
+    hf://OWNER/NAME or hf://OWNER/NAME@REVISION   from there too, as a folder
     a folder         config.json and model.safetensors or pytorch_model.bin: GPT-2, NanoChat,
                      or a canon model that `export --to hf` wrote
     FILE.safetensors what `export --to safetensors` wrote, or GPT-2's tensors
@@ -35,8 +36,10 @@ from pipeline.storage import read_json, sha256_file
 
 TOKENIZER_FILE = "pipeline_tokenizer.json"  # this project's form, beside exported weights
 TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer.json")
+CONFIG_FILE = "config.json"
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 AS_SAVED = "allowed: as it was saved"
+HUB = "hf://"
 LONGEST_CONTEXT = 2**20  # tokens; a file must not make this process take any memory
 GPT2_VOCAB_SIZE = 50_257
 NANOGPT_VOCAB_SIZE = 50_304  # the same, padded to a multiple of 64
@@ -91,21 +94,18 @@ def load_pretrained(name_or_path: str) -> Pretrained:
     Raises CheckpointError for what is not there, is damaged, or does not fit; FetchError where the
     hub cannot be reached.
     """
-    revision = None
-    if name_or_path in SIZES:
-        path = _from_hub(name_or_path)
-        revision = path.parent.name
-    else:
-        path = _weights_file(Path(name_or_path))
+    is_openais = name_or_path in SIZES  # of which all but the weights is known
+    from_hub = is_openais or name_or_path.startswith(HUB)
+    path = _from_hub(name_or_path) if from_hub else _weights_file(Path(name_or_path))
+    revision = path.parent.name if from_hub else None
     tensors, settings, tokenizer = _read(path)
-    beside = path.parent / "config.json"
-    if not settings and revision is None and beside.is_file():
-        settings = settings_of(read_json(beside, CheckpointError, AS_SAVED), str(beside))
+    if not settings and not is_openais:
+        settings = _settings_beside(path.parent)
     try:
         model = build_model(tensors, settings)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    if tokenizer is None and revision is None:
+    if tokenizer is None and not is_openais:
         tokenizer = _tokenizer_beside(path.parent)
     return Pretrained(model, name_or_path, path, sha256_file(path), revision, tokenizer)
 
@@ -156,16 +156,58 @@ def _ids_of(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
     return {k: v for k, v in tokenizer.to_json().items() if k not in ("kind", "sha256")}
 
 
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import hf_hub_download
+def _from_hub(source: str) -> Path:
+    """The weights file of a hub's model in its cache; what else is read of it lies beside it."""
+    repository, _, revision = source.removeprefix(HUB).partition("@")
+    others: tuple[str, ...] = (CONFIG_FILE, *TOKENIZER_FILES)
+    if source in SIZES:
+        repository, others = f"openai-community/{source}", ()
+    for name in others:
+        path = _hub_file(source, repository, revision, name)
+        if path is not None:
+            revision = path.parent.name  # a branch may move on while its files come
+            _settings_beside(path.parent)  # another kind of model is refused before its weights
+    for name in WEIGHTS_FILES:
+        path = _hub_file(source, repository, revision, name)
+        if path is not None:
+            return path
+    raise CheckpointError(f"{source}: found no {' or '.join(WEIGHTS_FILES)}; allowed: one of them")
+
+
+def _hub_file(source: str, repository: str, revision: str, name: str) -> Path | None:
+    """A file of a hub's model in its cache; None where the model has none of this name."""
+    import huggingface_hub as hub
+    from huggingface_hub import errors
 
     try:
-        return Path(hf_hub_download(f"openai-community/{name}", WEIGHTS_FILES[0]))
+        return Path(hub.hf_hub_download(repository, name, revision=revision or None))
+    except errors.RemoteEntryNotFoundError:
+        return None
     except (OSError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise FetchError(
-            f"{name}: not in the Hugging Face cache, and the hub cannot be reached: {reason}"
-        ) from None
+        cause: BaseException = error  # it stands behind what says that nothing is here either
+        if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
+            cause = error.__cause__
+    unknown = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, ValueError)
+    if isinstance(cause, unknown):
+        raise CheckpointError(
+            f"{source}: found no such model or revision on the Hugging Face hub, or one that asks "
+            f"for a login; allowed: {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION"
+        )
+    known = hub.try_to_load_from_cache(repository, name, revision=revision or None)
+    if known is hub._CACHED_NO_EXIST:  # as the hub said once
+        return None
+    reason = next(iter(str(cause).splitlines()), type(cause).__name__)
+    raise FetchError(
+        f"{source}: not in the Hugging Face cache, and the hub cannot be reached: {name}: {reason}"
+    )
+
+
+def _settings_beside(folder: Path) -> dict[str, Any]:
+    """What a folder's config.json states; nothing where there is none."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        return {}
+    return settings_of(read_json(path, CheckpointError, AS_SAVED), str(path))
 
 
 def _weights_file(path: Path) -> Path:
@@ -173,7 +215,9 @@ def _weights_file(path: Path) -> Path:
         if not path.exists():
             sizes = ", ".join(SIZES)
             made = "`dvc repro` trains it; " if path == BEST else ""
-            raise CheckpointError(f"{path}: not found; {made}allowed: {sizes}, a file or a folder")
+            raise CheckpointError(
+                f"{path}: not found; {made}allowed: {sizes}, {HUB}OWNER/NAME, a file or a folder"
+            )
         return path
     for name in WEIGHTS_FILES:
         if (path / name).is_file():
