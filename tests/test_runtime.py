@@ -82,21 +82,37 @@ def test_a_gpus_libraries_are_told_to_reproduce_too() -> None:
     assert printed(program, **shell) == ":4096:8 True\n"
 
 
+EAGER = """
+import sys
+from pipeline.params import load_params
+from pipeline.training.runtime import choose, prepare_process
+train = load_params().train
+prepare_process(train)
+choose(train, 8)
+import torch
+from pipeline.evaluation.sampling import generate
+from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.model.pretrained import build_model
+from pipeline.training.optimizer import build_optimizers
+model = GPT(GPTConfig("modern", 1, 2, 8, 8, 11))
+model.initialise(1)
+stated = {"architecture": "modern", "n_head": 2, "block_size": 8}
+read = build_model(model.state_dict(), stated)
+assert list(generate(read, [1], max_new_tokens=2, temperature=0.8, top_k=0, seed=1))
+optimizers = build_optimizers(
+    model, optimizer="muon", lr=0.1, muon_lr_ratio=1.0, embedding_lr_ratio=1.0, weight_decay=0.1,
+    betas=(0.9, 0.95), copies=None, momentum=0.95, muon_dtype=torch.float32,
+)
+ids = torch.arange(8)[None]
+model(ids, ids)[1].backward()
+for optimizer in optimizers:
+    optimizer.step()
+print(torch.are_deterministic_algorithms_enabled(), "torch._dynamo" in sys.modules)
+"""
+
+
 def test_what_does_not_compile_is_deterministic_without_loading_the_compiler() -> None:
-    program = (
-        "import sys; from pipeline.params import load_params; "
-        "from pipeline.training.runtime import choose, prepare_process; "
-        "train = load_params().train; prepare_process(train); choose(train, 8); "
-        "import torch; from pipeline.evaluation.sampling import generate; "
-        "from pipeline.model.gpt import GPT, GPTConfig; "
-        "from pipeline.model.pretrained import build_model; "
-        "model = GPT(GPTConfig('modern', 1, 2, 8, 8, 11)); model.initialise(1); "
-        "stated = {'architecture': 'modern', 'n_head': 2, 'block_size': 8}; "
-        "read = build_model(model.state_dict(), stated); "
-        "assert list(generate(read, [1], max_new_tokens=2, temperature=0.8, top_k=0, seed=1)); "
-        "print(torch.are_deterministic_algorithms_enabled(), 'torch._dynamo' in sys.modules)"
-    )
-    assert printed(program) == "True False\n"
+    assert printed(EAGER) == "True False\n"
 
 
 def test_portable_is_fp32_on_one_thread_and_names_no_machine(project: Path) -> None:

@@ -8,6 +8,7 @@ blocks compute with copies of their matrices, which it renews, so that these are
 
 import copy
 import math
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from pipeline.model.gpt import GPT
 
 Copies = dict[nn.Parameter, nn.Parameter]
+
+# torch's own without what would have its compiler loaded, a third of a short run's time
+add_param_group = unwrap(torch.optim.Optimizer.add_param_group)
 
 
 def with_copies(model: GPT, dtype: torch.dtype) -> tuple[GPT, Copies]:
@@ -40,6 +44,9 @@ class AdamW(torch.optim.AdamW):
     Made in that step, it would fill room that the activations have left, and the next step's would
     need more (reports/benchmarks/plan.md).
     """
+
+    add_param_group = add_param_group
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
 
     def __init__(
         self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], fused: bool

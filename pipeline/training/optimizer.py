@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from pipeline.training.adamw import AdamW, CompiledAdamW, Copies
+from pipeline.training.adamw import AdamW, CompiledAdamW, Copies, add_param_group
 from pipeline.training.sharding import sharded_as, whole
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024
@@ -42,6 +42,8 @@ class Muon(torch.optim.Optimizer):
     each is orthogonalised by itself. dtype: what the iteration is computed in. Of matrices that
     FSDP has sharded every process computes the whole update and keeps its part.
     """
+
+    add_param_group = add_param_group
 
     def __init__(
         self,
