@@ -6,8 +6,9 @@ BIN := .venv/bin
 READY := .venv/.installed
 EXTRAS := .venv/.installed-extras
 PLOTS := .dvc/plots.html
-# a module compiles at its first import: most never are
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+# a module compiles at its first import: most never are; setuptools warns of any package found here
+INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+  --no-compile -c constraints.txt
 NAME ?= lr
 WORKERS ?= 2
 REMOTE ?= $(abspath ..)/tracegpt-remote
