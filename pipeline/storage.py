@@ -37,8 +37,11 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and not error.filename:
-            error.filename = str(path.parent)  # a full disk's names none
+        if isinstance(error, OSError) and error.errno:
+            if error.filename == str(temporary):
+                error.filename = str(path)
+            elif not error.filename:  # as a full disk's
+                error.filename = str(path.parent)
         raise
     _flush_folder(path.parent)
 

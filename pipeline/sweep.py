@@ -41,6 +41,7 @@ def run(
 
     The cores are shared out: train.threads = cores / workers, unless the sweep sets it. After
     Ctrl-C the same command goes on: what is done stays, what was at work goes on from its state.
+    Runs that fail are listed, and stand in the table; it ends with an error where every one did.
 
     Examples:
 
@@ -186,7 +187,9 @@ def promote(name: Annotated[str, typer.Argument(help="The sweep.")]) -> None:
     if differs := promoted_differs(best):
         raise ReportError(
             f"{differs}: not that of {best['name']}; code, data or platform differ from then: "
-            "run the sweep again"
+            "run the sweep again; what was made here instead is in the workspace, and "
+            "`git checkout dvc.lock params.yaml README.md reports && dvc checkout` brings back the "
+            "last commit's"
         )
     print(f"the workspace holds the results of {best['name']}, to the byte; commit them to keep")
 

@@ -192,6 +192,9 @@ def _files_are_whole() -> list[str]:
     checks: list[tuple[Callable[[Path], object], Path]] = [(open_corpus, RAW)]
     checks += [(verify_tokens, path) for path in token_files]
     checks += [(read_checkpoint, path) for path in sorted(CHECKPOINTS.glob("*.pt"))]
+    for folder, found in ((TOKENS, token_files), (CHECKPOINTS, [*CHECKPOINTS.glob("*.pt")])):
+        if not found:
+            problems.append(f"{folder}: found nothing there; run `dvc checkout`, or `dvc repro`")
     for check, path in checks:
         try:
             check(path)

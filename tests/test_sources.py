@@ -60,6 +60,7 @@ def test_own_texts_come_sorted_from_all_folders(tmp_path: Path) -> None:
     assert [name for name, _ in files] == ["a.b.txt", "a/b/c.jsonl.gz", "a/z.TXT", "b.txt"]
     assert left_out == ["notes.md"]
     assert [name for name, _ in own_files(tmp_path, "*.txt")[0]] == ["a.b.txt", "b.txt"]
+    assert own_files(tmp_path, "**/*.md") == ([("notes.md", tmp_path / "notes.md")], [])
     for pattern in ("/etc/*", "a**/*", "../*"):
         with pytest.raises(CorpusError, match=r"corpus\.pattern: found|finds none of"):
             own_files(tmp_path, pattern)

@@ -36,6 +36,14 @@ def test_a_file_is_flushed_whole_then_named_then_its_folder_is_flushed(
     assert calls == expected[: 2 if os.name == "nt" else 3]  # Windows flushes a rename itself
 
 
+def test_what_cannot_be_written_is_named_as_the_user_knows_it(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        write_bytes(tmp_path / "a", b"text")
+    assert caught.value.filename == str(tmp_path / "a")
+    assert contents(tmp_path) == {}
+
+
 def test_a_folder_goes_to_another_disk_too(tmp_path: Path) -> None:
     other = Path("/dev/shm")
     if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:

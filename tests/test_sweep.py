@@ -28,6 +28,7 @@ from pipeline.reporting.revisions import untracked
 from pipeline.sweeps import queue
 from pipeline.sweeps.experiments import Experiment, experiments
 from pipeline.sweeps.plan import Member, Plan
+from pipeline.sweeps.progress import Show
 from pipeline.sweeps.records import record_of
 
 SWEEP = (sys.executable, "-m", "pipeline", "sweep")
@@ -487,6 +488,24 @@ def test_a_run_that_computed_nothing_has_no_time(
     log.with_suffix(".json").write_text("{}")
     os.utime(log.with_suffix(".json"), (1030.0, 1030.0))
     assert Experiment("one", "done", "c", {}, None, log).seconds_since(1000.0) == seconds
+
+
+def test_the_time_left_is_by_the_speed_of_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = [Member(name, {"train.max_steps": 100}) for name in ("a", "b", "c")]
+    plan = Plan("rate", "", [], members, 1, seconds={"a": 250.0})
+    running = queue.Running(tmp_path, 1, started=1000.0)
+    (tmp_path / "reports").mkdir()
+    show, said = Show(plan, 100, workers=1), []
+    # the 50 seconds before step 10 are no part of the speed
+    for seconds, step in ((50, 10), (70, 30), (90, 50)):
+        (tmp_path / "reports/train.csv").write_text(f"step\n{step}\n")
+        monkeypatch.setattr(time, "time", lambda now=1000.0 + seconds: now)
+        show.update(queue.Status(frozenset({"c"}), {"b": running}, frozenset()))
+        said.append(show.progress.tasks[0].description.partition(", about ")[2])
+    # one run took 250 s, so one and a whole one; then 1 s a step, and 250 and 150 s as runs take
+    assert said == ["8 min left", "4 min left", "4 min left"]
 
 
 def test_a_record_that_is_no_json_is_one_line(finished: Path) -> None:

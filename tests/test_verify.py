@@ -11,7 +11,7 @@ import torch
 from tiny_project import commit, environment, make_project, run, set_params, words
 
 from pipeline.model.tensor_file import read_tensors, save_tensors
-from pipeline.verify import _against_the_commit, _lacking_elsewhere
+from pipeline.verify import _against_the_commit, _files_are_whole, _lacking_elsewhere
 
 
 def verify(project: Path, *arguments: str) -> tuple[int, str]:
@@ -203,6 +203,12 @@ def test_a_clone_has_a_text_by_the_byte_and_no_file_managers_notes(
     run(tmp_path, "git", "clone", "-q", str(finished), "clone")
     assert (tmp_path / "clone/data/own/windows.txt").read_bytes() == text
     assert list((tmp_path / "clone").rglob(".DS_Store")) == []
+
+
+def test_what_is_not_there_is_not_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lacking = [line.partition(":")[0] for line in _files_are_whole()]
+    assert lacking[:2] == ["data/tokens", "data/checkpoints"]
 
 
 def test_what_another_clone_lacks_is_named(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

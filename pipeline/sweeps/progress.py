@@ -27,7 +27,8 @@ class Show:
         )
         self.all = self.progress.add_task(f"sweep {plan.name}", total=len(self.members))
         self.tasks: dict[str, TaskID] = {}
-        self.seconds: dict[str, float] = {}  # of each run, as last seen at work
+        self.seconds = dict(plan.seconds)  # of each run, as last seen at work or when it had ended
+        self.first: dict[str, tuple[float, int]] = {}  # each run's seconds and step, at first sight
         self.steps: dict[str, int] = {}  # likewise: DVC takes its folder away before it has ended
         self.last = ""
 
@@ -54,6 +55,9 @@ class Show:
         self.steps.update(steps)
         now = time.time()
         self.seconds.update({name: now - run.started for name, run in at_work.items()})
+        for name, step in steps.items():
+            if step:
+                self.first.setdefault(name, (self.seconds[name], step))
         left = self._seconds_left(len(waiting), steps)
         text = f"{counts}, about {_duration(left)} left" if left else counts
         self.progress.update(self.all, completed=ended, description=text)
@@ -72,17 +76,19 @@ class Show:
         return int(self.members[name].get("train.max_steps", self.max_steps))
 
     def _seconds_left(self, waiting: int, steps: dict[str, int]) -> float | None:
-        """From how long the runs have taken so far; None before any has come to a tenth."""
-        parts = {name: step / self._steps(name) for name, step in steps.items()}
-        whole = [
-            seconds / parts.get(name, 1.0)
-            for name, seconds in self.seconds.items()
-            if parts.get(name, 1.0) >= 0.1
-        ]
+        """From how fast steps are since the first seen; None before any run's speed is known."""
+        whole = [seconds for name, seconds in self.seconds.items() if name not in steps]
+        left: dict[str, float] = {}
+        for name, step in steps.items():
+            before, first = self.first.get(name, (0.0, step))
+            if step > first:
+                a_step = (self.seconds[name] - before) / (step - first)
+                left[name] = a_step * (self._steps(name) - step)
+                whole.append(before + a_step * self._steps(name))
         if not whole:
             return None
-        runs_left = waiting + sum(1 - part for part in parts.values())
-        return sum(whole) / len(whole) * runs_left / self.workers
+        mean = sum(whole) / len(whole)
+        return (waiting * mean + sum(left.get(name, mean) for name in steps)) / self.workers
 
 
 def _duration(seconds: float) -> str:

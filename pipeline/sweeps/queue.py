@@ -127,20 +127,20 @@ class Queue:
             waiting, at_work = ours & status.queued, ours & status.running.keys()
             if not waiting and not at_work:
                 break
+            if time.monotonic() > deadline:
+                raise SweepError(
+                    f"{', '.join(sorted(waiting | at_work))}: still there after "
+                    f"{SECONDS_TO_STOP:.0f} s; allowed: `dvc queue stop --kill`"
+                )
+            if waiting:  # first: the worker of an interrupted run would take one, and die with it
+                with suppress(SweepError):  # a worker has just taken one of them: look again
+                    remove(waiting)
+                continue
             for name in at_work - interrupted:
                 process = status.running[name].process
                 if process is not None:
                     interrupted.add(name)
                     _interrupt(process)
-            if waiting:
-                with suppress(SweepError):  # a worker has just taken one of them: look again
-                    remove(waiting)
-                    continue
-            if time.monotonic() > deadline:
-                raise SweepError(
-                    f"{', '.join(sorted(at_work))}: still running after {SECONDS_TO_STOP:.0f} s; "
-                    f"allowed: `dvc queue stop --kill`"
-                )
             time.sleep(0.2)
         dvc("queue", "stop")
         while self.workers() and time.monotonic() < deadline:
