@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_project import ROOT, environment
+from tiny_project import ROOT, SMALL_FILES, environment
 
 from pipeline import GPT, load_checkpoint
 from pipeline.errors import CheckpointError
@@ -72,7 +72,8 @@ assert list(Path("sub").iterdir()) == []
 def test_a_disk_that_is_full_at_any_place_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FULL],
-        cwd=tmp_path, env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True,
+        cwd=tmp_path, env=environment(PYTHONPATH=str(ROOT), **SMALL_FILES), capture_output=True,
+        text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import torch
 from test_resume import clear, hashes, wait_for_state
-from tiny_project import environment, make_project, run, set_params
+from tiny_project import SMALL_FILES, environment, make_project, run, set_params
 
 from pipeline.training import launch
 from pipeline.training.launch import error_line
@@ -40,11 +40,13 @@ def project(template: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(template, tmp_path / "p", symlinks=True))
 
 
-def train(project: Path, *launcher: str) -> subprocess.CompletedProcess[str]:
+def train(project: Path, *launcher: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Train by `python`, or by another launcher, with these changes of the environment."""
     command = [*(launcher or (sys.executable,)), "-m", "pipeline", "train"]
     return subprocess.run(
-        command, cwd=project, env=environment(), capture_output=True, text=True, timeout=300
-    )
+        command, cwd=project, env=environment(**changes), capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
 
 
 def losses(project: Path) -> list[float]:
@@ -91,7 +93,8 @@ def test_two_processes_train_as_one_does_and_the_first_alone_speaks(project: Pat
 
 def test_a_full_disk_while_shards_are_saved_is_one_line(project: Path) -> None:
     set_params(project, train__parallel="fsdp", log__save_interval=1e-6)
-    full = train(project, "sh", "-c", "ulimit -f 4; trap '' XFSZ; exec python \"$@\"", "python")
+    limited = "ulimit -f 4; trap '' XFSZ; exec python \"$@\""
+    full = train(project, "sh", "-c", limited, "python", **SMALL_FILES)
     assert full.returncode == 1, full.stdout
     assert full.stderr.startswith("error: .cache/train/")
     assert full.stderr.endswith(".shards: not written; make room and run it again\n")

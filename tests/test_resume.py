@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny_project import commit, environment, make_project, run, set_params
+from tiny_project import SMALL_FILES, commit, environment, make_project, run, set_params
 
 from pipeline.training.resume import ResumeState
 from pipeline.training.runtime import can_compile
@@ -283,7 +283,7 @@ def test_a_full_disk_during_a_save_is_one_line_and_the_run_goes_on_later(
     limit = max(state.stat().st_size for state in states(interrupted)) // 2
     full = subprocess.run(
         ["sh", "-c", f"ulimit -f {limit // 1024}; trap '' XFSZ; exec python -m pipeline train"],
-        cwd=interrupted, env=environment(), capture_output=True, text=True,
+        cwd=interrupted, env=environment(**SMALL_FILES), capture_output=True, text=True,
     )  # fmt: skip
     assert full.returncode == 1, full.stdout
     assert full.stderr.count("\n") == 1, full.stderr

@@ -40,6 +40,10 @@ TINY = {
 }
 
 
+# where files may have a few bytes: of bytecode Python would keep the part that it could write
+SMALL_FILES = {"PYTHONDONTWRITEBYTECODE": "1"}
+
+
 def environment(**changes: str) -> dict[str, str]:
     """The process environment with this Python first, and without what a DVC run sets."""
     inherited = processes.environment()
