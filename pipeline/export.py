@@ -96,13 +96,13 @@ def write_hf(folder: Path, pretrained: "Pretrained") -> None:
     from pipeline.corpus.hf import to_hf_tokenizer_json
     from pipeline.corpus.tokenizers import END_OF_TEXT
     from pipeline.model.huggingface import CANON_CODE, hf_config, to_hf
-    from pipeline.model.pretrained import TOKENIZER_FILE
+    from pipeline.model.pretrained import CONFIG_FILE, TOKENIZER_FILE
     from pipeline.model.tensor_file import save_safetensors
     from pipeline.reporting import card
 
     model, tokenizer = pretrained.model, pretrained.load_tokenizer()
     save_safetensors(folder / "model.safetensors", to_hf(model), {})
-    write_json(folder / "config.json", hf_config(model.config, tokenizer.eot_id))
+    write_json(folder / CONFIG_FILE, hf_config(model.config, tokenizer.eot_id))
     write_json(folder / "tokenizer.json", to_hf_tokenizer_json(tokenizer))
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",

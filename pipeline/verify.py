@@ -187,14 +187,16 @@ def _files_are_whole() -> list[str]:
     from pipeline.corpus.token_file import verify_tokens
     from pipeline.training.checkpoint import read_checkpoint
 
-    problems = []
     token_files = sorted([*TOKENS.glob("*.bin"), *TOKENS.glob("*.pt")])
+    checkpoints = sorted(CHECKPOINTS.glob("*.pt"))
+    problems = [
+        f"{folder}: found nothing there; run `dvc checkout`, or `dvc repro`"
+        for folder, found in ((TOKENS, token_files), (CHECKPOINTS, checkpoints))
+        if not found
+    ]
     checks: list[tuple[Callable[[Path], object], Path]] = [(open_corpus, RAW)]
     checks += [(verify_tokens, path) for path in token_files]
-    checks += [(read_checkpoint, path) for path in sorted(CHECKPOINTS.glob("*.pt"))]
-    for folder, found in ((TOKENS, token_files), (CHECKPOINTS, [*CHECKPOINTS.glob("*.pt")])):
-        if not found:
-            problems.append(f"{folder}: found nothing there; run `dvc checkout`, or `dvc repro`")
+    checks += [(read_checkpoint, path) for path in checkpoints]
     for check, path in checks:
         try:
             check(path)

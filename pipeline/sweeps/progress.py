@@ -28,8 +28,8 @@ class Show:
         self.all = self.progress.add_task(f"sweep {plan.name}", total=len(self.members))
         self.tasks: dict[str, TaskID] = {}
         self.seconds = dict(plan.seconds)  # of each run, as last seen at work or when it had ended
-        self.first: dict[str, tuple[float, int]] = {}  # each run's seconds and step, at first sight
         self.steps: dict[str, int] = {}  # likewise: DVC takes its folder away before it has ended
+        self.first: dict[str, tuple[float, int]] = {}  # each run's seconds and step, at first sight
         self.last = ""
 
     def __enter__(self) -> "Show":
