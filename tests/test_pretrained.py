@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from real_ranks import real_tokenizer
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline import GPT, load_checkpoint
@@ -32,6 +33,7 @@ from pipeline.model.gpt import GPTConfig
 from pipeline.model.huggingface import hf_config, to_hf
 from pipeline.model.pretrained import TOKENIZER_FILE, Pretrained, load_pretrained, start_from
 from pipeline.model.tensor_file import read_tensors, save_tensors
+from pipeline.model.weights_files import weights_sha256
 from pipeline.storage import sha256_file
 from pipeline.training.checkpoint import checkpoint_payload
 
@@ -47,6 +49,16 @@ def randomised(config: GPTConfig) -> GPT:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2, generator=generator)
     return model
+
+
+def transformers_model(model: GPT) -> Any:
+    values = hf_config(model.config, eot_id=0)
+    theirs = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(values.pop("model_type"), **values)
+    )
+    theirs.load_state_dict(to_hf(model), strict=False)
+    theirs.tie_weights()
+    return theirs
 
 
 def own_checkpoint(path: Path, model: GPT, tokenizer: Tokenizer = BYTES) -> Path:
@@ -102,14 +114,51 @@ def test_an_export_loads_bit_for_bit(config: GPTConfig, write: Any, tmp_path: Pa
 @pytest.mark.parametrize("config", [GPT2, MODERN])
 def test_a_folder_saved_by_transformers_loads(config: GPTConfig, tmp_path: Path) -> None:
     model = randomised(config)
-    values = hf_config(config, eot_id=0)
-    theirs = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(values.pop("model_type"), **values)
-    )
-    theirs.load_state_dict(to_hf(model), strict=False)
-    theirs.tie_weights()
-    theirs.save_pretrained(tmp_path / "saved")
+    transformers_model(model).save_pretrained(tmp_path / "saved")
     same(GPT.from_pretrained(str(tmp_path / "saved")), model)
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    """A folder in which transformers saved GPT2 in several files."""
+    theirs = transformers_model(randomised(GPT2))
+    theirs.save_pretrained(tmp_path / "parts", max_shard_size="500KB")
+    assert not (tmp_path / "parts/model.safetensors").exists()
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 2
+    return tmp_path / "parts"
+
+
+def test_weights_in_several_files_load_by_their_index(parts: Path) -> None:
+    whole = load_pretrained(str(parts))
+    same(whole.model, randomised(GPT2))
+    assert whole.file == parts / "model.safetensors.index.json"
+    assert load_pretrained(str(whole.file)).sha256 == whole.sha256 == weights_sha256(whole.file)
+    part = next(parts.glob("*.safetensors"))
+    state = load_file(part)
+    save_file({name: tensor + 1 for name, tensor in state.items()}, part)
+    assert weights_sha256(whole.file) != whole.sha256
+
+
+def test_what_an_index_and_its_files_disagree_on_is_one_line(parts: Path) -> None:
+    index = parts / "model.safetensors.index.json"
+    part = min(parts.glob("*.safetensors"))
+    state = load_file(part)
+    name = min(state)
+    save_file({n: tensor for n, tensor in state.items() if n != name} | {"x": state[name]}, part)
+    with pytest.raises(CheckpointError) as caught:
+        load_pretrained(str(parts))
+    assert str(caught.value) == (
+        f"{part}: {name}: found in {index.name} alone; allowed: as it was saved"
+    )
+    save_file({**state, "x": torch.zeros(1)}, part)
+    with pytest.raises(CheckpointError, match=f"{part.name}: x: found there alone; allowed: as"):
+        load_pretrained(str(parts))
+    part.unlink()
+    with pytest.raises(CheckpointError, match=f"{part.name}: not found"):
+        load_pretrained(str(parts))
+    for values in ({}, {"weight_map": {}}, {"weight_map": {"a": "../b"}}, {"weight_map": {"a": 1}}):
+        index.write_text(json.dumps(values))
+        assert "allowed: a weight_map of tensors' names and of files beside it" in refusal(index)
 
 
 def test_a_folder_of_hugging_face_is_read_with_its_own_tokenizer(tmp_path: Path) -> None:
@@ -277,7 +326,10 @@ def test_files_cut_short_or_of_another_kind_are_refused(name: str, tmp_path: Pat
 
 
 def test_a_folder_without_weights_and_a_missing_path_say_what_is_allowed(tmp_path: Path) -> None:
-    assert "model.safetensors or pytorch_model.bin" in refusal(tmp_path)
+    assert refusal(tmp_path) == (
+        "found no weights; allowed: model.safetensors or pytorch_model.bin, whole or by its "
+        ".index.json"
+    )
     assert refusal(tmp_path / "gpt3") == (
         "not found; allowed: gpt2, gpt2-medium, gpt2-large, gpt2-xl, hf://OWNER/NAME, a file or a "
         "folder"
@@ -398,10 +450,25 @@ def test_what_the_hub_has_not_is_one_line(hub: Path, source: str) -> None:
     )
 
 
+def test_a_model_of_the_hub_may_be_in_several_files(hub: Path, parts: Path) -> None:
+    (hub / "somebody").mkdir(parents=True)
+    parts.rename(hub / "somebody/large")
+    same(load_pretrained("hf://somebody/large").model, randomised(GPT2))
+    missing = min((hub / "somebody/large").glob("*.safetensors"))
+    missing.unlink()
+    index = "model.safetensors.index.json"
+    shutil.rmtree(hub.parent / "cache")
+    with pytest.raises(CheckpointError) as caught:
+        load_pretrained("hf://somebody/large")
+    assert str(caught.value) == (
+        f"hf://somebody/large: found no {missing.name}, which its {index} names"
+    )
+
+
 def test_another_kind_of_model_is_refused_before_its_weights_are_fetched(hub: Path) -> None:
     folder = hub / "somebody/llama"
     folder.mkdir(parents=True)
-    with pytest.raises(CheckpointError, match=r"llama: found no model\.safetensors or pytorch_m"):
+    with pytest.raises(CheckpointError, match="llama: found no weights; allowed: model"):
         load_pretrained("hf://somebody/llama")
     (folder / "config.json").write_text('{"model_type": "llama"}')
     (folder / "model.safetensors").write_bytes(b"gigabytes")

@@ -4,8 +4,8 @@ What is read:
 
     gpt2, gpt2-medium, gpt2-large, gpt2-xl   from the Hugging Face hub, kept in its cache
     hf://OWNER/NAME or hf://OWNER/NAME@REVISION   from there too, as a folder
-    a folder         config.json and model.safetensors or pytorch_model.bin: GPT-2, NanoChat,
-                     or a canon model that `export --to hf` wrote
+    a folder         config.json and model.safetensors or pytorch_model.bin, whole or in parts by
+                     its .index.json: GPT-2, NanoChat, or what `export --to hf` wrote of canon
     FILE.safetensors what `export --to safetensors` wrote, or GPT-2's tensors
     any other FILE   best.pt and last.pt; {config, model_state_dict} of course projects; nanoGPT's
                      ckpt.pt; a plain dict of GPT-2's tensors (pytorch_model.bin)
@@ -30,14 +30,21 @@ from pipeline.errors import CheckpointError, FetchError
 from pipeline.model.gpt import ARCHITECTURES, GPT, GPTConfig
 from pipeline.model.huggingface import from_hf, settings_of
 from pipeline.model.tensor_file import read_safetensors, read_tensors
+from pipeline.model.weights_files import (
+    ALLOWED,
+    INDEX,
+    NAMES,
+    files_of,
+    tensors_by_file,
+    weights_sha256,
+)
 from pipeline.params import SIZES
 from pipeline.paths import BEST
-from pipeline.storage import read_json, sha256_file
+from pipeline.storage import read_json
 
 TOKENIZER_FILE = "pipeline_tokenizer.json"  # this project's form, beside exported weights
 TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer.json")
 CONFIG_FILE = "config.json"
-WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 AS_SAVED = "allowed: as it was saved"
 HUB = "hf://"
 LONGEST_CONTEXT = 2**20  # tokens; a file must not make this process take any memory
@@ -55,8 +62,8 @@ class Pretrained:
 
     model: GPT
     source: str  # as it was asked for
-    file: Path  # that the weights were read from
-    sha256: str  # of that file
+    file: Path  # that the weights were read from, or the index of several
+    sha256: str  # of that file, or of all
     revision: str | None  # the hub's commit
     tokenizer: dict[str, Any] | None  # its JSON, where the file or folder brings one
 
@@ -107,7 +114,7 @@ def load_pretrained(name_or_path: str) -> Pretrained:
         raise CheckpointError(f"{path}: {error}") from None
     if tokenizer is None and not is_openais:
         tokenizer = _tokenizer_beside(path.parent)
-    return Pretrained(model, name_or_path, path, sha256_file(path), revision, tokenizer)
+    return Pretrained(model, name_or_path, path, weights_sha256(path), revision, tokenizer)
 
 
 def start_from(model: GPT, pretrained: Pretrained, tokenizer: tokenizers.Tokenizer) -> GPT:
@@ -133,7 +140,7 @@ def start_from(model: GPT, pretrained: Pretrained, tokenizer: tokenizers.Tokeniz
             f"allowed with train.init_from: {source}: up to {found.block_size}"
         )
     theirs = pretrained.load_tokenizer()
-    if _ids_of(theirs) != _ids_of(tokenizer):
+    if not theirs.same_ids(tokenizer):
         remedy = "prepare.tokenizer: gpt2"
         if pretrained.tokenizer is not None:
             remedy = "prepare.tokenizer: file, and its own in data/tokenizer (README.md there)"
@@ -151,11 +158,6 @@ def start_from(model: GPT, pretrained: Pretrained, tokenizer: tokenizers.Tokeniz
     return started
 
 
-def _ids_of(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
-    """What decides a tokenizer's ids: all but its name, as gpt2 and r50k_base are the same."""
-    return {k: v for k, v in tokenizer.to_json().items() if k not in ("kind", "sha256")}
-
-
 def _from_hub(source: str) -> Path:
     """The weights file of a hub's model in its cache; what else is read of it lies beside it."""
     repository, _, revision = source.removeprefix(HUB).partition("@")
@@ -166,12 +168,16 @@ def _from_hub(source: str) -> Path:
         path = _hub_file(source, repository, revision, name)
         if path is not None:
             revision = path.parent.name  # a branch may move on while its files come
-            _settings_beside(path.parent)  # another kind of model is refused before its weights
-    for name in WEIGHTS_FILES:
+            if name == CONFIG_FILE:
+                _settings_beside(path.parent)  # another kind is refused before its weights come
+    for name in NAMES:
         path = _hub_file(source, repository, revision, name)
         if path is not None:
+            for part in files_of(path)[1:]:
+                if _hub_file(source, repository, path.parent.name, part.name) is None:
+                    raise CheckpointError(f"{source}: found no {part.name}, which its {name} names")
             return path
-    raise CheckpointError(f"{source}: found no {' or '.join(WEIGHTS_FILES)}; allowed: one of them")
+    raise CheckpointError(f"{source}: found no weights; allowed: {ALLOWED}")
 
 
 def _hub_file(source: str, repository: str, revision: str, name: str) -> Path | None:
@@ -219,14 +225,16 @@ def _weights_file(path: Path) -> Path:
                 f"{path}: not found; {made}allowed: {sizes}, {HUB}OWNER/NAME, a file or a folder"
             )
         return path
-    for name in WEIGHTS_FILES:
+    for name in NAMES:
         if (path / name).is_file():
             return path / name
-    raise CheckpointError(f"{path}: found no {' or '.join(WEIGHTS_FILES)}; allowed: one of them")
+    raise CheckpointError(f"{path}: found no weights; allowed: {ALLOWED}")
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Any], dict[str, Any] | None]:
     """A file's tensors, the settings it states under GPTConfig's names, and its tokenizer."""
+    if path.name.endswith(INDEX):
+        return _read_parts(path), {}, None
     if path.suffix == ".safetensors":
         tensors, beside = read_safetensors(path)
         return tensors, _dict(beside.get("config")), _dict(beside.get("tokenizer")) or None
@@ -249,6 +257,19 @@ def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Any], dict[str, Any]
     if not isinstance(tensors, dict) or not isinstance(settings, dict):
         raise CheckpointError(f"{path}: its config and its weights must each be a dict")
     return tensors, settings, _dict(payload.get("tokenizer")) or None
+
+
+def _read_parts(index: Path) -> dict[str, Any]:
+    """The tensors of all files that an index names, which hold those that it says and no others."""
+    tensors: dict[str, Any] = {}
+    for name, expected in tensors_by_file(index).items():
+        path = index.with_name(name)
+        part, _, _ = _read(path)
+        if other := sorted(set(part) ^ set(expected)):
+            where = "there alone" if other[0] in part else f"in {index.name} alone"
+            raise CheckpointError(f"{path}: {other[0]}: found {where}; allowed: as it was saved")
+        tensors.update(part)
+    return tensors
 
 
 def _tokenizer_beside(folder: Path) -> dict[str, Any] | None:

@@ -7,7 +7,9 @@ from typing import Any
 import pandas as pd
 
 from pipeline.errors import ReportError
+from pipeline.model.weights_files import are_there, weights_sha256
 from pipeline.paths import (
+    EVALUATION_RUN,
     GENERATED,
     HISTORY,
     META,
@@ -18,7 +20,7 @@ from pipeline.paths import (
     STRATEGIES,
     TOKEN_LOSSES,
 )
-from pipeline.storage import read_json, sha256_file
+from pipeline.storage import read_json
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Results:
     tokens: dict[str, Any]  # the hardest and easiest held-out ones: text, count, mean loss
     generated: list[dict[str, Any]]  # prompt, settings, text, of the finished model
     strategies: list[dict[str, Any]]  # strategy, text: the same prompt and seed
+    evaluation: dict[str, Any]  # the runtime that computed metrics, positions, tokens and texts
 
     @property
     def held_out(self) -> str:
@@ -53,6 +56,7 @@ def read_results() -> Results:
         tokens=_read_json(TOKEN_LOSSES),
         generated=_read_json(GENERATED, list),
         strategies=_read_json(STRATEGIES, list),
+        evaluation=_read_json(EVALUATION_RUN),
     )
 
 
@@ -63,7 +67,7 @@ def changed_start() -> str | None:
     """
     start = _read_json(RUN).get("init_from")
     file = Path(start["file"]) if start and start["file"] else None
-    if start is None or file is None or not file.is_file() or sha256_file(file) == start["sha256"]:
+    if file is None or not are_there(file) or weights_sha256(file) == start["sha256"]:
         return None
     return f"{file} has changed since train started from it; run `dvc repro --force train`"
 
