@@ -149,7 +149,16 @@ demo = build_page(load_pretrained("model"))
 if __name__ == "__main__":
     demo.launch(**launch_settings())
 '''
-SPACE_NEEDS = ("torch", "numpy", "tiktoken", "safetensors", "pydantic", "ruamel.yaml", "typer")
+SPACE_NEEDS = (
+    "torch",
+    "numpy",
+    "tiktoken",
+    "tokenizers",
+    "safetensors",
+    "pydantic",
+    "ruamel.yaml",
+    "typer",
+)
 
 
 def write_space(folder: Path, pretrained: "Pretrained") -> None:

@@ -127,6 +127,51 @@ def test_transformers_opens_it_offline_by_its_auto_classes(
     torch.testing.assert_close(torch.tensor(logits), ours, rtol=1e-5, atol=1e-5)
 
 
+ALONE = """
+import importlib.metadata, re, sys
+# what comes with these requirements, and no other package, as on a machine of its own
+needed, asked = set(), sys.argv[1].split()
+while asked:
+    name = re.match("[A-Za-z0-9._-]+", asked.pop())[0].lower().replace("_", "-")
+    if name not in needed:
+        needed.add(name)
+        try:
+            requires = importlib.metadata.requires(name) or ()
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        asked += [one for one in requires if "extra ==" not in one]
+class Finder:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, path=None, target=None):
+        here = packages.get(name.partition(".")[0])
+        if not here or {one.lower().replace("_", "-") for one in here} & needed:
+            return self.finder.find_spec(name, path, target)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+packages = importlib.metadata.packages_distributions()
+packages["pipeline"] = ["tracegpt"] if len(sys.argv) > 2 else []
+sys.meta_path = [Finder(finder) for finder in sys.meta_path]
+"""
+FROM_HUB = """
+from transformers import AutoModelForCausalLM
+print(type(AutoModelForCausalLM.from_pretrained("me/canon", trust_remote_code=True)).__name__)
+"""
+
+
+def test_a_canon_model_opens_from_the_hub_where_this_project_is_not_installed(
+    tmp_path: Path,
+) -> None:
+    checkpoint(tmp_path / "best.pt", "canon", TOKENIZERS["bpe"])
+    repository = tmp_path / "empty/hub/models--me--canon"  # as the hub's cache has it
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text("0" * 40)
+    snapshot = str(repository / "snapshots" / ("0" * 40))
+    assert main(["export", snapshot, "--checkpoint", str(tmp_path / "best.pt")]) == 0
+    found = offline(ALONE + FROM_HUB, "transformers torch", "without pipeline", cwd=tmp_path)
+    assert found.strip() == "CanonForCausalLM"
+
+
 @pytest.mark.parametrize("form", ["hf", "safetensors"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_export_is_read_back_as_the_same_model(
@@ -225,6 +270,12 @@ def test_the_card_has_metrics_and_lineage_of_the_weights_that_reports_is_about(
     assert main(["export", "out", "--checkpoint", "best.pt"]) == 0
     card = Path("out/README.md").read_text()
     assert "| test | 3.4502 | 31.51 | 1.8312 |" in card
+    assert "documents separated by" in card
+    alone = {**provenance, "corpus": {**META["corpus"], "documents": 1}}
+    Path("reports/provenance.json").write_text(json.dumps(alone))
+    assert main(["export", "alone", "--checkpoint", "best.pt"]) == 0
+    assert "<|endoftext|>" not in Path("alone/README.md").read_text()
+    Path("reports/provenance.json").write_text(json.dumps(provenance))
     for digest in (provenance["checkpoints"]["best.pt"], "ab" * 32, "cd" * 32):
         assert digest in card
     assert main(["export", "again", "--checkpoint", "out"]) == 0  # an export keeps its lineage
@@ -279,7 +330,8 @@ def test_a_space_builds_its_page_from_its_own_folder(tmp_path: Path, architectur
     space = tmp_path / "space"
     arguments = ["--to", "space", str(space), "--checkpoint", str(tmp_path / "best.pt")]
     assert main(["export", *arguments]) == 0
-    assert "'Prompt'" in offline(SPACE, cwd=space)
+    requirements = " ".join((space / "requirements.txt").read_text().split())
+    assert "'Prompt'" in offline(ALONE + SPACE, requirements, cwd=space)
     front = (space / "README.md").read_text().split("---")[1]
     assert "sdk: gradio\n" in front
     assert "app_file: app.py\n" in front

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.corpus.tokenizers import END_OF_TEXT
 from pipeline.paths import METRICS, PROVENANCE
 from pipeline.reporting.markdown import SCORES, code, count, score_rows, table
 
@@ -32,12 +33,18 @@ def lineage(sha256: str, beside: Path) -> tuple[str, dict[str, Any] | None]:
         if kept["exported_sha256"] == sha256:
             # it may come from anywhere: what is read of it must be there, and digests be text
             "".join(digest for _, digest in origin_rows(kept["origin"], kept["sha256"]))
+            _begins_texts(kept["origin"])
             if kept["origin"] is not None:
                 score_rows(kept["origin"]["metrics"])
             return kept["sha256"], kept["origin"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     return sha256, _reported(sha256)
+
+
+def _begins_texts(origin: dict[str, Any] | None) -> bool:
+    """Whether the model saw <|endoftext|> before a text: in a corpus of one there was none."""
+    return origin is not None and bool(origin["provenance"]["corpus"]["documents"] > 1)
 
 
 def _reported(sha256: str) -> dict[str, Any] | None:
@@ -90,6 +97,8 @@ def model_card(
     """README.md of an exported folder; rows: the model's facts."""
     # transformers runs a canon model by the code that lies beside it
     trust = ", trust_remote_code=True" if config.architecture == "canon" else ""
+    begun = _begins_texts(origin)
+    prompt = END_OF_TEXT if begun else "\\n"
     new_tokens = min(100, config.block_size - 1)  # GPT-2 has no position for more than its context
     parts = [
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---",
@@ -113,11 +122,13 @@ def model_card(
         'folder = "."  # this folder\n'
         f"model = AutoModelForCausalLM.from_pretrained(folder{trust})\n"
         f"tokenizer = AutoTokenizer.from_pretrained(folder{trust})\n"
-        'inputs = tokenizer("<|endoftext|>", return_tensors="pt")\n'
+        f'inputs = tokenizer("{prompt}", return_tensors="pt")\n'
         f"output = model.generate(**inputs, max_new_tokens={new_tokens}, do_sample=True)\n"
         "print(tokenizer.decode(output[0]))\n"
         "```",
         *(["It needs transformers 5."] if config.architecture == "modern" else []),
-        "It was trained on documents separated by `<|endoftext|>`; a text of its own begins there.",
+        f"It was trained on documents separated by `{END_OF_TEXT}`; a text of its own begins there."
+        if begun
+        else "",
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
