@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from typing_extensions import Self
 
 from pipeline.errors import ParamsError
-from pipeline.paths import CHECKPOINTS
+from pipeline.paths import BROUGHT, CHECKPOINTS
 from pipeline.storage import parse_yaml
 
 PARAMS_FILE = Path("params.yaml")
@@ -321,6 +321,15 @@ class Params(Section):
     def with_train(self, **changes: Any) -> Self:
         """These settings with what `auto` has come to in train's place; unchecked."""
         return self.model_copy(update={"train": self.train.model_copy(update=changes)})
+
+    def brought(self) -> list[str]:
+        """The paths of what people bring to a run: text, tokenizer, weights to start from.
+
+        An address, or a name that a hub knows, is no path.
+        """
+        paths, start = [self.corpus.path, *BROUGHT], self.train.init_from
+        paths += [start] if start not in ("scratch", *SIZES) else []
+        return [path for path in paths if "://" not in path]
 
     @model_validator(mode="after")
     def _frozen_layers_are_there(self) -> Self:

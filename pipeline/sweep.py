@@ -10,7 +10,7 @@ import typer
 
 from pipeline.errors import ReportError, SweepError
 from pipeline.params import load_params, read_params
-from pipeline.paths import BROUGHT, METRICS, README, SWEEPS
+from pipeline.paths import METRICS, README, SWEEPS
 from pipeline.processes import available_cores, stop_on_signals
 
 if TYPE_CHECKING:
@@ -52,21 +52,21 @@ def run(
     from pipeline.reporting.revisions import untracked
     from pipeline.sweeps import queue as queues
     from pipeline.sweeps.experiments import experiments
-    from pipeline.sweeps.plan import resulting
+    from pipeline.sweeps.plan import params_of, resulting
     from pipeline.sweeps.progress import Show
     from pipeline.sweeps.watch import take_up, watch
 
     settings = settings or []
     plan, workers = _planned(name, settings, workers)
-    texts = [*BROUGHT, *(_corpus_path(m.settings) for m in plan.members)]
-    copied = untracked(texts)
-    _refuse_uncommitted(texts)
+    params = read_params()
+    brought = [path for m in plan.members for path in params_of(params, m).brought()]
+    copied = untracked(brought)
+    _refuse_uncommitted(brought)
     stopping = stop_on_signals()
     queue = queues.Queue(plan.baseline)
     left = take_up(queue, plan)
     found = experiments(plan.baseline)
     todo = [m for m in plan.members if m.name not in left]
-    params = read_params()
     kept = {m.name for m in todo if _stands(found.get(m.name), resulting(params, m), retry)}
     todo = [m for m in todo if m.name not in kept]
     again = {m.name for m in todo if m.name in found}
@@ -130,9 +130,9 @@ def table(
     Example: `python -m pipeline sweep table width`
     """
     from pipeline.reporting.sweep_record import read_record, recorded
-    from pipeline.reporting.sweep_table import as_section, is_drawn
+    from pipeline.reporting.sweep_table import as_section
     from pipeline.reporting.written import write_or_compare
-    from pipeline.sweeps.records import contradicted, record_of, rendered
+    from pipeline.sweeps.records import contradicted, drawn_before, record_of, rendered
 
     dpi = load_params().report.dpi
     if check and name is not None:
@@ -150,8 +150,7 @@ def table(
     files = {
         path: data for record in records.values() for path, data in rendered(record, dpi).items()
     }
-    drawn = [*SWEEPS.glob("*/*.png"), *filter(is_drawn, SWEEPS.glob("*.*"))]
-    leftover = sorted(path for path in drawn if path not in files)
+    leftover = [path for path in drawn_before() if path not in files]
     section = {"SWEEP": as_section([records[each] for each in sorted(records)])}
     said = "the sweeps' records say; run `python -m pipeline sweep table`"
     removed = write_or_compare(files, leftover, section, check, said, required=bool(records))
@@ -226,18 +225,18 @@ def _planned(name: str | None, settings: list[str], workers: int) -> tuple["Plan
     return plan, min(workers, most)
 
 
-def _refuse_uncommitted(texts: list[str]) -> None:
-    """All runs of a sweep start from one commit: its code, settings and texts are theirs.
+def _refuse_uncommitted(brought: list[str]) -> None:
+    """All runs of a sweep start from one commit: its code, settings and what people bring.
 
-    Texts that git does not have are none of a commit, and are copied to every run.
+    What git does not have of that is none of a commit, and is copied to every run.
     """
     from pipeline.reporting.revisions import git
     from pipeline.reporting.stages import DVC_FILE, read_stages
 
     paths = {"params.yaml", str(DVC_FILE), *(path for s in read_stages() for path in s.code)}
-    texts = [text for text in texts if not Path(text).is_absolute()]
+    given = {path for path in brought if not Path(path).is_absolute()}
     changed = git("status", "--porcelain", "--", *sorted(paths)).decode().splitlines()
-    held = git("status", "--porcelain", "--untracked-files=no", "--", *sorted(set(texts)))
+    held = git("status", "--porcelain", "--untracked-files=no", "--", *sorted(given))
     if changed := changed + held.decode().splitlines():
         raise SweepError(
             f"{changed[0][3:]}: found changes that are not committed; allowed: a sweep that starts "
@@ -255,14 +254,21 @@ def _stands(experiment: "Experiment | None", settings: dict[str, Any], retry: bo
 
 
 def _same_text(experiment: "Experiment") -> bool:
-    """Whether what a run read besides code, text and weights to start from, is there unchanged."""
+    """Whether what a run read besides code, text and weights to start from, is there unchanged.
+
+    DVC has a hash of weights in data/init alone, a run's provenance one of any.
+    """
     from pipeline.dvc_lock import producer_of, upstream
     from pipeline.reporting.revisions import Revision, read_lock
     from pipeline.reporting.stages import CODE
+    from pipeline.sweeps.records import provenance_of
 
     lock = read_lock(Revision(experiment.commit))
     stages = upstream(lock, METRICS.as_posix())
     deps = [dep for stage in stages for dep in lock[stage].get("deps", [])]
+    start = provenance_of(experiment.commit).get("init_from")
+    if start and start["file"] and not _same_weights(start["file"], start["sha256"]):
+        return False
     return all(
         _as_then(dep["path"], dep.get("md5"))
         for dep in deps
@@ -279,8 +285,12 @@ def _as_then(path: str, md5: str | None) -> bool:
     return not check_dep(WorkingTree(), {"path": path, "md5": md5})
 
 
-def _corpus_path(settings: dict[str, Any]) -> str:
-    return str(settings.get("corpus.path", load_params().corpus.path))
+@cache
+def _same_weights(file: str, sha256: str) -> bool:
+    """Whether weights are as a run read them."""
+    from pipeline.model.weights_files import are_there, weights_sha256
+
+    return are_there(Path(file)) and weights_sha256(Path(file)) == sha256
 
 
 def _print_table(record: "Record") -> None:
@@ -288,13 +298,14 @@ def _print_table(record: "Record") -> None:
     import csv
 
     from rich.table import Table
+    from rich.text import Text
 
     from pipeline.console import uncut_console
     from pipeline.reporting.sweep_record import short_names
     from pipeline.reporting.sweep_table import as_csv, verdict
 
     rows = list(csv.DictReader(as_csv(record).splitlines()))
-    drawn = Table(title=f"{record['sweep']}: {record['description']}".rstrip(": "))
+    drawn = Table(title=Text(f"{record['sweep']}: {record['description']}".rstrip(": ")))
     heads = ["", *short_names(record["varied"]), "val bpb", "test bpb", "test ppl"]
     for head in (*heads, "parameters", "tokens", "seconds", "commit"):
         least = len("0.0000") if head.endswith("bpb") else None  # whole on a narrow terminal too
@@ -308,7 +319,7 @@ def _print_table(record: "Record") -> None:
         cells += [row["parameters"], row["tokens"], row["seconds"], row["commit"][:7]]
         if row["state"] != "done":
             cells[-1] = row["state"]
-        drawn.add_row(*cells, style="bold" if row["best"] else None)
+        drawn.add_row(*map(Text, cells), style="bold" if row["best"] else None)
     console = uncut_console()
     console.print(drawn)
     for row in rows:

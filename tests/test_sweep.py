@@ -17,17 +17,21 @@ from typing import Any
 
 import psutil
 import pytest
-from test_sweep_table import LR
+from dvc.utils.hydra import apply_overrides
+from test_sweep_table import LR, make_record
 from tiny_project import commit, environment, run, set_params, words
 
 from pipeline.__main__ import main
 from pipeline.dvc_lock import parse_lock
 from pipeline.errors import ParamsError, ReportError, SweepError
+from pipeline.params import read_params
 from pipeline.processes import available_cores
 from pipeline.reporting.revisions import untracked
+from pipeline.reporting.sweep_record import read_record
+from pipeline.sweep import _print_table
 from pipeline.sweeps import queue
 from pipeline.sweeps.experiments import Experiment, experiments
-from pipeline.sweeps.plan import Member, Plan
+from pipeline.sweeps.plan import Member, Plan, load_plan
 from pipeline.sweeps.progress import Show
 from pipeline.sweeps.records import record_of
 
@@ -227,9 +231,15 @@ def test_a_record_that_the_experiments_do_not_bear_out_is_named(
     record = json.loads(path.read_text())
     first, *others = record["runs"]
     first["test"]["bits_per_byte"] /= 2
-    path.write_text(json.dumps(record, indent=2))
+    invented = {**others[0], "name": "rate-better", "val": {**others[0]["val"], "loss": 1.0}}
+    shared = {**record["all_with"], "train.max_steps": 4000}
+    altered = {**record, "all_with": shared, "runs": [*record["runs"], invented]}
+    path.write_text(json.dumps(altered, indent=2))
     wrong = run(project, *SWEEP, "table", "--check", check=False)
-    assert f"reports/sweeps/rate.json: {first['name']}" in wrong.stderr
+    assert wrong.stderr.startswith(
+        "error: reports/sweeps/rate.json: all_with, reports/sweeps/rate.json: rate-better, "
+        f"reports/sweeps/rate.json: {first['name']}: not what DVC's experiments say; "
+    )
     assert not any(run["name"] in wrong.stderr for run in others)
 
 
@@ -339,7 +349,9 @@ def test_what_a_checkout_lacks_is_named_so_that_each_can_be_copied(
 
 
 def test_text_outside_of_the_project_is_refused_by_the_name_of_its_setting() -> None:
-    with pytest.raises(ParamsError, match=r"^corpus\.path: found \.\./books, outside of the proj"):
+    with pytest.raises(
+        ParamsError, match=r"^corpus\.path, train\.init_from: found \.\./books, out"
+    ):
         untracked(["../books", "data/init"])
 
 
@@ -349,6 +361,10 @@ def test_text_outside_of_the_project_is_refused_by_the_name_of_its_setting() -> 
         (("run",), "sweep: found no name; allowed: one of sweeps/ (none), or -S key=a,b"),
         (("run", "width"), "sweeps/width.yaml: not found"),
         (("run", "-S", "train.lrr=1,2"), "train.lrr: unknown parameter; did you mean lr?"),
+        (
+            ("run", "-S", "train.lr=2024-01-01,2024-01-02"),
+            "train.lr: found datetime.date(2024, 1, ",
+        ),
         (("table", "width"), "reports/sweeps/width.json: not found; allowed: a sweep that has run"),
         (("promote", "width"), "reports/sweeps/width.json: not found"),
     ],
@@ -375,9 +391,12 @@ def test_without_a_sweep_the_section_says_so_and_the_check_holds(finished: Path)
 @pytest.mark.slow
 def test_a_run_of_other_settings_or_another_text_is_no_run_of_this_sweep(finished: Path) -> None:
     ignored = finished / ".gitignore"
-    ignored.write_text(f"{ignored.read_text()}/data/own/words.txt\n")
+    ignored.write_text(f"{ignored.read_text()}/data/own/words.txt\n/start.pt\n")
     run(finished, "git", "rm", "-q", "--cached", "data/own/words.txt")
-    commit(finished, "My own text, which stays out of git")
+    shutil.copy(finished / "data/checkpoints/best.pt", finished / "start.pt")
+    shutil.copy(finished / "data/checkpoints/last.pt", finished.parent / "other.pt")
+    set_params(finished, train__init_from="start.pt")
+    commit(finished, "My own text and weights, which stay out of git")
     seeds = ("-S", "train.seed=1,2")
     run(finished, *SWEEP, "run", "one", *seeds, "-S", "train.max_steps=5")
     short = references(finished, "one")
@@ -393,6 +412,9 @@ def test_a_run_of_other_settings_or_another_text_is_no_run_of_this_sweep(finishe
     run(finished, "git", "checkout", "-q", "--", "README.md")
     assert "run again" not in run(finished, *SWEEP, "run", "one", *seeds).stdout
     assert references(finished, "one") == whole
+    shutil.copy(finished.parent / "other.pt", finished / "start.pt")
+    said = run(finished, *SWEEP, "run", "one", *seeds).stdout
+    assert said.count("done before, is run again") == 2
     (finished / "data/own/words.txt").write_text(words(1400, seed=3))
     said = run(finished, *SWEEP, "run", "one", *seeds).stdout
     assert said.count("done before, is run again") == 2
@@ -515,3 +537,51 @@ def test_a_record_that_is_no_json_is_one_line(finished: Path) -> None:
     assert wrong.stderr.startswith("error: reports/sweeps/one.json: not JSON in UTF-8; run ")
     missing = run(finished, *SWEEP, "table", "--check", "two", check=False)
     assert "reports/sweeps/two.json: not found" in missing.stderr
+
+
+def test_what_is_no_record_or_no_plan_is_one_line(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    for name in ("one", "../metrics"):
+        Path("reports/sweeps/one.json").write_text("{}")
+        with pytest.raises(
+            ReportError, match=f"{name}.json: not the record of a sweep {name}; run"
+        ):
+            read_record(name)
+    Path(".cache/sweeps").mkdir()
+    for values in ({"name": "one"}, {"members": [], "of_another_version": 1}, {"members": [1]}):
+        Path(".cache/sweeps/one.json").write_text(json.dumps(values))
+        with pytest.raises(
+            SweepError, match=r"one\.json: not a plan as this version writes it; del"
+        ):
+            load_plan("one")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "\\section{a}",
+        "ends in \\",
+        "it's",
+        "\\'",
+        "${HOME}",
+        "\\${x}",
+        "\\\\${x} \\b",
+        "",
+        "a,b",
+        "é\n",
+    ],
+)
+def test_text_reaches_a_run_as_it_is(finished: Path, value: str) -> None:
+    apply_overrides(finished / "params.yaml", [f"sample.prompt={queue._override(value)}"])
+    assert read_params(finished / "params.yaml")["sample"]["prompt"] == value
+
+
+def test_the_table_in_the_terminal_shows_settings_as_they_are(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    patterns = [("**/[ab]0.md",), ("[/x]",)]
+    _print_table(make_record("of [/b]", ["corpus.pattern"], patterns))
+    said = capsys.readouterr().out
+    assert all(text in said for text in ("of [/b]", "**/[ab]0.md", "[/x]"))

@@ -48,7 +48,7 @@ def untracked(paths: Iterable[str]) -> list[str]:
     for path in sorted({path for path in paths if not Path(path).is_absolute()}):
         if os.path.normpath(path).startswith(".."):
             raise ParamsError(
-                f"corpus.path: found {path}, outside of the project; "
+                f"corpus.path, train.init_from: found {path}, outside of the project; "
                 "allowed: a path inside it, or an absolute one"
             )
         folder = Path(path).parent

@@ -15,6 +15,7 @@ from pipeline.paths import SWEEPS
 from pipeline.storage import read_json
 
 SEED = "train.seed"
+KEYS = {"sweep", "description", "baseline", "all_with", "varied", "runs"}  # of a record
 Record = dict[str, Any]
 Run = dict[str, Any]
 
@@ -25,7 +26,10 @@ def read_record(name: str) -> Record:
     if not path.is_file():
         there = ", ".join(recorded()) or "none yet"
         raise ReportError(f"{path}: not found; allowed: a sweep that has run ({there})")
-    record: Record = read_json(path, ReportError, f"run `python -m pipeline sweep table {name}`")
+    remedy = f"run `python -m pipeline sweep table {name}`"
+    record: Record = read_json(path, ReportError, remedy)
+    if record.get("sweep") != name or not record.keys() >= KEYS:
+        raise ReportError(f"{path}: not the record of a sweep {name}; {remedy}")
     return record
 
 

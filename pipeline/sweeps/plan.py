@@ -27,7 +27,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import SweepError
-from pipeline.params import PARAMS_FILE, check_params, read_params
+from pipeline.params import PARAMS_FILE, Params, check_params, read_params
 from pipeline.paths import CACHE
 from pipeline.reporting.revisions import value_at
 from pipeline.reporting.sweep_record import short_names
@@ -75,9 +75,13 @@ def load_plan(name: str) -> Plan | None:
     path = PLANS / f"{name}.json"
     if not path.is_file():
         return None
-    values = read_json(path, SweepError, "delete it and run the sweep again")
-    members = [Member(**member) for member in values.pop("members")]
-    return Plan(**values, members=members)
+    remedy = "delete it and run the sweep again"
+    values = read_json(path, SweepError, remedy)
+    try:
+        members = [Member(**member) for member in values.pop("members")]
+        return Plan(**values, members=members)
+    except (KeyError, TypeError):
+        raise SweepError(f"{path}: not a plan as this version writes it; {remedy}") from None
 
 
 def plan_from_file(name: str, threads: int) -> Plan:
@@ -159,22 +163,25 @@ def _plan(
         dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
     ]
     own = [{**run, **combination} for run in runs for combination in combinations]
-    for place, settings in enumerate(own):
-        if settings in own[:place]:
-            words = ", ".join(f"{key}={value}" for key, value in settings.items())
-            raise SweepError(f"{source}: {words or 'a run'}: found twice; allowed: every run once")
     # the numbers of a run depend on its threads, so each run's record says how many
     shared = {"train.threads": threads, **base}
-    names = _names(name, own)
-    members = []
-    for member, settings in zip(names, own, strict=True):
+    every = []
+    for place, settings in enumerate(own):
+        words = ", ".join(f"{key}={value}" for key, value in settings.items()) or "a run"
+        if settings in own[:place]:
+            raise SweepError(f"{source}: {words}: found twice; allowed: every run once")
         whole = {**shared, **settings}
-        values = _with(params, whole, f"{source}: {member}")
-        check_params(values, f"{source}: {member}")
+        values = _with(params, whole, f"{source}: {words}")
+        check_params(values, f"{source}: {words}")
         # what only other runs set is said of this one too: it is a column of the table
-        whole |= {key: value_at(values, key) for key in varied}
-        members.append(Member(member, whole))
+        every.append({**whole, **{key: value_at(values, key) for key in varied}})
+    members = [Member(*pair) for pair in zip(_names(name, own), every, strict=True)]
     return Plan(name, description, varied, members, threads)
+
+
+def params_of(params: dict[str, Any], member: Member) -> Params:
+    """The settings of a run: params.yaml's with its own instead."""
+    return check_params(_with(params, member.settings, member.name), member.name)
 
 
 def resulting(params: dict[str, Any], member: Member) -> Settings:

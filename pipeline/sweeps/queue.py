@@ -6,6 +6,7 @@ Python objects in milliseconds: a `dvc` process every second would take a core f
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -205,8 +206,12 @@ def _set(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _override(value: Any) -> str:
-    """A value in the grammar of DVC's -S (Hydra's)."""
+    """A value in the grammar of DVC's -S: a word of OmegaConf's, quoted as Hydra has it.
+
+    A backslash stands for itself but before what it would keep from its meaning.
+    """
     if not isinstance(value, str):
         return json.dumps(value)
-    quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+    word = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    quoted = re.sub(r"(\\+)(?='|\Z)", r"\1\1", word).replace("'", "\\'")
     return f"'{quoted}'"

@@ -4,13 +4,15 @@ import csv
 import json
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import ReportError
 from pipeline.paths import HISTORY, METRICS, PROVENANCE, SWEEPS
+from pipeline.reporting.grounds import GROUNDS
 from pipeline.reporting.revisions import Revision, WorkingTree, git, read_lock
 from pipeline.reporting.sweep_plots import draw_sweep
 from pipeline.reporting.sweep_record import Record, Run, finished, read_record, recorded, score
-from pipeline.reporting.sweep_table import CAPTIONS, as_csv, as_page
+from pipeline.reporting.sweep_table import CAPTIONS, as_csv, as_page, is_drawn
 from pipeline.storage import parse_json
 from pipeline.sweeps.experiments import Experiment, experiments
 from pipeline.sweeps.plan import PLANS, Member, Plan, load_plan
@@ -78,7 +80,7 @@ def _run(plan: Plan, member: Member, found: Experiment | None) -> Run:
         run["error"] = found.error()
     if found.metrics is None:
         return run
-    train = found.metrics["train"]
+    train, corpus = found.metrics["train"], provenance_of(found.commit)["corpus"]
     for split in ("val", "test"):
         if split in found.metrics:
             scores = found.metrics[split]
@@ -90,16 +92,16 @@ def _run(plan: Plan, member: Member, found: Experiment | None) -> Run:
         "tokens": train["tokens"],
         "seconds": None if seconds is None else round(seconds, 1),
         "commit": found.commit,
-        "corpus": _corpus(found.commit),
+        "corpus": {key: corpus[key] for key in ("name", "sha256")},
         "curve": _curve(found.commit),
     }
 
 
-def _corpus(commit: str) -> dict[str, str]:
-    """The name and the sha256 of the text that a run was trained on."""
-    provenance = git("show", f"{commit}:./{PROVENANCE.as_posix()}")
-    corpus = parse_json(provenance, PROVENANCE, ReportError, "run the sweep again")["corpus"]
-    return {key: corpus[key] for key in ("name", "sha256")}
+def provenance_of(commit: str) -> dict[str, Any]:
+    """A run's provenance.json."""
+    data = git("show", f"{commit}:./{PROVENANCE.as_posix()}")
+    found: dict[str, Any] = parse_json(data, PROVENANCE, ReportError, "run the sweep again")
+    return found
 
 
 def _curve(commit: str) -> list[list[float]]:
@@ -114,14 +116,21 @@ def _curve(commit: str) -> list[list[float]]:
 
 
 def contradicted(record: Record) -> list[str]:
-    """The runs of a record that DVC's experiments, where they are still here, do not bear out."""
+    """What a record says that DVC's experiments, where they are still here, do not bear out: runs,
+    or what holds for all."""
     now = _taken(record["sweep"])
+    if now is None or not finished(now):
+        return []
     then = {run["name"]: run for run in record["runs"]}
-    return [
-        f"{SWEEPS}/{record['sweep']}.json: {run['name']}"
-        for run in (finished(now) if now else [])
-        if any(run[key] != then.get(run["name"], {}).get(key) for key in run if key != "seconds")
+    unknown = then.keys() - {run["name"] for run in now["runs"]}
+    wrong = [key for key in now if key != "runs" and record.get(key) != now[key]]
+    wrong += [run["name"] for run in record["runs"] if run["name"] in unknown]
+    wrong += [
+        run["name"]
+        for run in finished(now)
+        if {**then.get(run["name"], {}), "seconds": None} != {**run, "seconds": None}
     ]
+    return [f"{SWEEPS}/{record['sweep']}.json: {name}" for name in wrong]
 
 
 def promoted_differs(best: Run) -> str | None:
@@ -153,3 +162,12 @@ def rendered(record: Record, dpi: int) -> dict[Path, bytes]:
     }
     files = {SWEEPS / f"{name}.{ending}": text.encode() for ending, text in texts.items()}
     return {**files, **{SWEEPS / name / figure: data for figure, data in figures.items()}}
+
+
+def drawn_before() -> list[Path]:
+    """What there is of files that `rendered` drew, sweeps whose record is gone among them."""
+    pages = [path for path in SWEEPS.glob("*.*") if is_drawn(path)]
+    names = {path.stem for path in pages}.union(recorded())
+    endings = [f"{ground.suffix}.png" for ground in GROUNDS]
+    figures = [SWEEPS / n / f"{figure}{e}" for n in names for figure in CAPTIONS for e in endings]
+    return sorted([*pages, *filter(Path.is_file, figures)])
