@@ -24,8 +24,8 @@ def evaluate(
 ) -> None:
     """Score best.pt on all of val and test, each target once, and draw its samples.
 
-    Writes reports/metrics.json, and to data/evaluation the loss by position and by token and the
-    samples.
+    Writes reports/metrics.json, and to data/evaluation the loss by position and by token, the
+    samples, and on what they were computed.
     Computed in fp32, whatever the training's precision. With --checkpoint or --text it only
     prints: the model may come from anywhere, and needs no training.
 

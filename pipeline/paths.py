@@ -27,6 +27,7 @@ POSITIONS = EVALUATION / "positions.csv"
 TOKEN_LOSSES = EVALUATION / "tokens.json"
 GENERATED = EVALUATION / "generated.json"
 STRATEGIES = EVALUATION / "strategies.json"
+EVALUATION_RUN = EVALUATION / "run.json"
 
 REPORTS = Path("reports")
 HISTORY = REPORTS / "train.csv"

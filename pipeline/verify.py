@@ -21,9 +21,9 @@ from pipeline.params import load_params
 from pipeline.paths import (
     BENCHMARKS,
     BEST,
-    BROUGHT,
     CHECKPOINTS,
     EVALUATION,
+    EVALUATION_RUN,
     HISTORY,
     LAST,
     MANIFEST,
@@ -93,7 +93,7 @@ def verify(
     print("every result is what its inputs make")
     if not _same_platform():
         print(
-            "note: another platform trained, so losses are compared within "
+            "note: another platform evaluated, so losses are compared within "
             f"{SAME_WEIGHTS_TOLERANCE:.2%}, and texts not at all"
         )
     if not rerun:
@@ -162,14 +162,14 @@ def _against_the_commit() -> list[str]:
 
 def _lacking_elsewhere() -> str:
     """What the results were made of that git and DVC hold no copy of, in words; '' if nothing."""
-    from pipeline.corpus.remote_files import is_remote
     from pipeline.reporting.revisions import untracked
 
-    corpus = load_params().corpus.path
-    if not is_remote(corpus) and not Path(os.path.abspath(corpus)).is_relative_to(Path.cwd()):
-        return f"corpus.path {corpus}, outside of the project, is"
+    brought = load_params().brought()
+    for given in brought:
+        if not Path(os.path.abspath(given)).is_relative_to(Path.cwd()):
+            return f"{given}, outside of the project, is"
     files = []
-    for path in map(Path, untracked([corpus, *BROUGHT])):
+    for path in map(Path, untracked(map(os.path.relpath, brought))):
         files += [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
     names = sorted(file.as_posix() for file in files if not _dvc_tracks(file))
     if not names:
@@ -303,16 +303,13 @@ def _rows(text: str) -> dict[str, float]:
 
 
 def _same_platform() -> bool:
-    """Whether this machine evaluates as that of the last training did."""
-    from pipeline.training import runtime
+    """Whether this machine evaluates as that of the results did."""
+    from pipeline.training.runtime import choose_for_use
 
-    facts = json.loads(RUN.read_text(encoding="utf-8"))
     params = load_params()
-    chosen = runtime.choose(params.train, params.model.block_size, facts["flops"])
-    then, now = facts["runtime"], chosen.fingerprint()
-    if then.get("processes", 1) != 1:  # which shared the threads
-        del now["threads"]
-    return all(then.get(name) == value for name, value in now.items())
+    here = choose_for_use(params.train, params.model.block_size).fingerprint()
+    then = read_json(EVALUATION_RUN, CheckpointError, "run `dvc repro evaluate`").get("runtime")
+    return bool(then == here)
 
 
 def _differing(
@@ -340,7 +337,7 @@ def _run_again() -> tuple[str, list[str]]:
         top = git("rev-parse", "--show-toplevel").decode().strip()
         git("clone", "--quiet", "--no-hardlinks", top, f"{folder}/clone")
         clone = Path(folder, "clone", git("rev-parse", "--show-prefix").decode().strip())
-        for path in untracked([load_params().corpus.path, *BROUGHT]):  # text outside of git
+        for path in untracked(load_params().brought()):
             (clone / path).parent.mkdir(parents=True, exist_ok=True)
             if Path(path).is_dir():
                 shutil.copytree(path, clone / path, dirs_exist_ok=True)
@@ -350,8 +347,14 @@ def _run_again() -> tuple[str, list[str]]:
         done = subprocess.run(command, cwd=clone, env=environment())
         if done.returncode:
             return "dvc repro in the clone failed", [f"dvc repro exited with {done.returncode}"]
-        here, there = (json.loads((root / RUN).read_text("utf-8")) for root in (Path(), clone))
-        if here["runtime"] == there["runtime"]:
+        here, there = (
+            [
+                json.loads((root / run).read_text("utf-8"))["runtime"]
+                for run in (RUN, EVALUATION_RUN)
+            ]
+            for root in (Path(), clone)
+        )
+        if here == there:
             ours, theirs = _contents(Path()), _contents(clone)
             names = sorted({*ours, *theirs})
             wrong = [f"{n}: differs" for n in names if ours.get(n) != theirs.get(n)]

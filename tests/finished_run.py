@@ -84,6 +84,8 @@ STRATEGIES = [
     {"strategy": "top-p 0.9", "most_tokens": 8, "text": "ROMEO:\nWhat say you?"},
 ]
 
+EVALUATION = {"runtime": {**RUN["runtime"], "precision": "fp32", "compile": False}}
+
 
 def history(steps: int = 2500) -> str:
     """train.csv of a run whose loss falls as real ones do, with seeded noise."""
@@ -145,6 +147,7 @@ def write_run(folder: Path) -> None:
         "data/evaluation/tokens.json": json.dumps(TOKENS),
         "data/evaluation/generated.json": json.dumps(GENERATED),
         "data/evaluation/strategies.json": json.dumps(STRATEGIES),
+        "data/evaluation/run.json": json.dumps(EVALUATION),
         "reports/metrics.json": json.dumps(metrics(), indent=2),
         "reports/train.csv": history(),
     }

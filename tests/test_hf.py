@@ -118,6 +118,16 @@ def trained_by_hugging_face() -> HuggingFaceTokenizer:
     return HuggingFaceTokenizer.from_str(peer.to_str())
 
 
+def test_gpt2s_tokenizer_by_any_name_and_form_gives_the_same_ids() -> None:
+    merges = ["t h", "th e"]
+    ours, theirs = gpt2_tokenizer(merges), gpt2_tokenizer(merges, "r50k_base")
+    read = from_hf_tokenizer_json(to_hf_tokenizer_json(ours))
+    assert len({each.sha256 for each in (ours, theirs, read)}) == 3
+    assert ours.same_ids(theirs)
+    assert ours.same_ids(read)
+    assert not ours.same_ids(gpt2_tokenizer(["t h", "th i"]))
+
+
 @given(text=st.text() | tricky | st.sampled_from([TEXT, TEXT.upper()]))
 def test_a_tokenizer_that_hugging_face_trained_is_read(text: str) -> None:
     assume(not any(special in text for special in ("<|endoftext|>", "<pad>", "<sep>")))

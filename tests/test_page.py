@@ -32,6 +32,7 @@ PROVENANCE: dict[str, Any] = {
     "stages": {"train": {"code": "f" * 64, "files": ["pipeline/train.py"]}},
     "checkpoints": {"best.pt": "0" * 64},
     "platform": RUN["runtime"],
+    "evaluated_on": {**RUN["runtime"], "precision": "fp32"},
     "figures": {"matplotlib": "3.10.9"},
 }
 SWEEP = """# Sweep rates

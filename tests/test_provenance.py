@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finished_run import META, RUN, write_run
+from finished_run import EVALUATION, META, RUN, write_run
 
 from pipeline.errors import ReportError
 from pipeline.params import load_params
@@ -64,6 +64,7 @@ def test_hashes_are_those_of_the_files(project: Path) -> None:
     assert found["checkpoints"]["best.pt"] == best
     assert found["corpus"] == META["corpus"]
     assert found["platform"] == RUN["runtime"]
+    assert found["evaluated_on"] == EVALUATION["runtime"]
 
 
 @pytest.mark.parametrize(

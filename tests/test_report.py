@@ -426,6 +426,14 @@ def test_what_is_hashed_is_told_as_it_is(project: Path, form: str, shards: Any, 
     assert said in readme_sections(read_results(), origin)["PROVENANCE"]
 
 
+def test_an_evaluation_elsewhere_is_told_by_what_differs(project: Path) -> None:
+    origin = json.loads(Path("reports/provenance.json").read_text(encoding="utf-8"))
+    assert "Evaluated on another" not in readme_sections(read_results(), origin)["PROVENANCE"]
+    origin["evaluated_on"] |= {"torch": "2.14.0", "gpu": "one"}
+    said = readme_sections(read_results(), origin)["PROVENANCE"]
+    assert "Evaluated on another: torch `2.14.0`, gpu `one`.\n" in said
+
+
 def test_numbers_stand_right_and_bars_stay_inside_their_cell() -> None:
     assert (
         table(("name", "n"), [("a|b", "1,234")])

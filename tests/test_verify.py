@@ -222,9 +222,19 @@ def test_what_another_clone_lacks_is_named(finished: Path, monkeypatch: pytest.M
     Path("data/own/sub.dvc").touch()
     run(finished, "git", "add", "data/init/best.pt.dvc", "data/own/sub.dvc")
     assert _lacking_elsewhere() == ""
-    for path in (str(finished.parent / "books"), "../books"):
-        set_params(finished, corpus__path=path)
-        assert _lacking_elsewhere() == f"corpus.path {path}, outside of the project, is"
+    for key in ("corpus__path", "train__init_from"):
+        Path("weights.pt").write_bytes(b"mine")
+        for path in ("weights.pt", str(finished / "weights.pt")):
+            set_params(finished, **{key: path})
+            assert _lacking_elsewhere() == "weights.pt is"
+        Path("weights.pt").unlink()
+        for path in (str(finished.parent / "books"), "../books"):
+            set_params(finished, **{key: path})
+            assert _lacking_elsewhere() == f"{path}, outside of the project, is"
+        set_params(finished, **{key: "data/own"})
+    for named in ("gpt2", "scratch", "hf://somebody/model"):
+        set_params(finished, train__init_from=named)
+        assert _lacking_elsewhere() == ""
 
 
 def test_without_git_the_advice_begins_with_it(
@@ -246,25 +256,26 @@ from pipeline.params import load_params
 from pipeline.training.runtime import prepare_process
 from pipeline.verify import _same_platform
 prepare_process(load_params().train)
-path = Path("data/checkpoints/run.json")
-facts = json.loads(path.read_text())
+path = Path("data/evaluation/run.json")
 path.unlink()  # it may be a link into DVC's cache
 same = []
 for runtime in json.loads(sys.argv[1]):
-    path.write_text(json.dumps({**facts, "runtime": runtime}))
+    path.write_text(json.dumps({"runtime": runtime}))
     same.append(_same_platform())
 print(json.dumps(same))
 """
 
 
-def test_facts_that_only_training_knows_are_no_other_platform(finished: Path) -> None:
-    runtime = json.loads((finished / "data/checkpoints/run.json").read_text())["runtime"]
+def test_an_evaluation_elsewhere_is_another_platform_and_a_training_elsewhere_none(
+    finished: Path,
+) -> None:
+    runtime = json.loads((finished / "data/evaluation/run.json").read_text())["runtime"]
+    assert runtime["precision"] == "fp32"
     cases: list[tuple[dict[str, object], bool]] = [
         ({}, True),
-        ({"micro_batch_size": 4}, True),
-        ({"processes": 2, "parallel": "ddp", "threads": 3}, True),
         ({"threads": 3}, False),
         ({"torch": "1.0"}, False),
+        ({"cpu": "another"}, False),
     ]
     runtimes = json.dumps([{**runtime, **changes} for changes, _ in cases])
     found = run(finished, "python", "-c", SAME_PLATFORM, runtimes).stdout

@@ -88,6 +88,14 @@ class Tokenizer(ABC):
         parts = range(0, len(ids), PART)
         return sum(int(self.token_sizes[ids[start : start + PART]].sum()) for start in parts)
 
+    def same_ids(self, other: "Tokenizer") -> bool:
+        """Whether both give every text the same ids: gpt2 and r50k_base are two names of one."""
+        one, two = (
+            {key: value for key, value in each.to_json().items() if key not in ("kind", "sha256")}
+            for each in (self, other)
+        )
+        return one == two
+
     def to_json(self) -> dict[str, Any]:
         """The value that from_json restores the tokenizer from."""
         return self._definition

@@ -19,7 +19,17 @@ from pipeline.evaluation.sampling import Strategy, as_set, compared_strategies, 
 from pipeline.evaluation.token_loss import hardest_and_easiest
 from pipeline.model.gpt import GPT
 from pipeline.params import Params, SampleParams
-from pipeline.paths import BEST, GENERATED, LAST, RUN, STRATEGIES, TOKEN_LOSSES, TOKENIZER, TOKENS
+from pipeline.paths import (
+    BEST,
+    EVALUATION_RUN,
+    GENERATED,
+    LAST,
+    RUN,
+    STRATEGIES,
+    TOKEN_LOSSES,
+    TOKENIZER,
+    TOKENS,
+)
 from pipeline.storage import read_json
 from pipeline.training.checkpoint import load_checkpoint, read_checkpoint
 from pipeline.training.runtime import place
@@ -39,7 +49,7 @@ class Evaluation(NamedTuple):
 def compute(params: Params) -> Evaluation:
     """Score best.pt on all of val and test and draw its samples; the process is prepared."""
     model, best = load_checkpoint(BEST)
-    place(model, params.train)
+    runtime = place(model, params.train)
     tokenizer = tokenizers.from_json(best["tokenizer"], BEST.name)
     check_tokenizer(BEST.name, tokenizer, "the tokens that it was trained on; `dvc repro`")
 
@@ -83,6 +93,7 @@ def compute(params: Params) -> Evaluation:
         TOKEN_LOSSES: {"split": held_out, **by_token},
         GENERATED: _generated(model, tokenizer, params.sample),
         STRATEGIES: _by_strategy(model, tokenizer, params.sample),
+        EVALUATION_RUN: {"runtime": runtime.fingerprint()},
     }
     return Evaluation(metrics, positions, others)
 
@@ -138,7 +149,7 @@ def _by_strategy(model: GPT, tokenizer: Tokenizer, sample: SampleParams) -> list
 def check_tokenizer(checkpoint: str, tokenizer: Tokenizer, allowed: str) -> None:
     """Tokens of another vocabulary would have a loss too, and it would say nothing."""
     prepared = tokenizers.load(TOKENIZER)
-    if prepared.sha256 != tokenizer.sha256:
+    if not prepared.same_ids(tokenizer):
         raise CheckpointError(
             f"{checkpoint}: its tokenizer ({tokenizer.kind}, {tokenizer.vocab_size} tokens) is "
             f"not that of data/tokens ({prepared.kind}, {prepared.vocab_size} tokens); "

@@ -14,6 +14,7 @@ from pipeline.corpus.remote_files import is_remote
 from pipeline.dvc_lock import outputs, producer_of, upstream
 from pipeline.errors import ReportError
 from pipeline.paths import (
+    EVALUATION_RUN,
     FIGURES,
     HISTORY,
     MANIFEST,
@@ -35,6 +36,8 @@ from pipeline.reporting.revisions import (
 )
 from pipeline.reporting.stages import CODE
 from pipeline.storage import parse_json, parse_yaml
+
+RUNS = {"train": RUN, "evaluate": EVALUATION_RUN}  # stage -> where it says what it ran on
 
 
 @dataclass
@@ -129,8 +132,8 @@ def stage_node(tree: Tree, lock: dict[str, Any], stage: str, seen: set[str]) -> 
         inputs.append(line)
     node.children.append(code)
     node.children += inputs
-    if stage == "train":
-        node.children.append(_platform(tree))
+    if stage in RUNS:
+        node.children.append(_platform(tree, RUNS[stage]))
     if stage == "fetch":
         node.children.append(_corpus(tree))
     return node
@@ -142,12 +145,12 @@ def _object(data: bytes, path: Path) -> dict[str, Any]:
     return values
 
 
-def _platform(tree: Tree) -> Node:
-    data = tree.read(RUN.as_posix())
+def _platform(tree: Tree, run: Path) -> Node:
+    data = tree.read(run.as_posix())
     if data is None:
-        return Node("platform", f"{RUN} is missing")
+        return Node("platform", f"{run} is missing")
     try:
-        facts = _object(data, RUN).get("runtime", {})
+        facts = _object(data, run).get("runtime", {})
     except ReportError as error:
         return Node("platform", str(error))
     return Node("platform", children=[Node(f"{name}: {value}") for name, value in facts.items()])

@@ -55,6 +55,7 @@ def provenance(results: Results, stages: Sequence[Stage], params: Params) -> dic
             for path in (METRICS, HISTORY, POSITIONS, TOKEN_LOSSES, GENERATED, STRATEGIES)
         },
         "platform": results.run["runtime"],
+        "evaluated_on": results.evaluation["runtime"],
         "figures": {name: version(name) for name in ("matplotlib", "pandas", "pillow")},
     }
 

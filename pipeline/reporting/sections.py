@@ -206,14 +206,24 @@ def provenance_table(provenance: dict[str, Any], reports: str) -> str:
         ),
         *((f"checkpoint: {name}", code(digest)) for name, digest in _weights(provenance)),
     ]
-    facts = {**provenance["platform"], **provenance["figures"]}
-    platform = ", ".join(f"{name} {code(value)}" for name, value in facts.items())
+    trained_on, evaluated_on = provenance["platform"], provenance["evaluated_on"]
+    others = {
+        name: value
+        for name, value in evaluated_on.items()
+        if name not in ("precision", "attention", "compile") and trained_on.get(name) != value
+    }
+    elsewhere = f" Evaluated on another: {_facts(others)}." if others else ""
     return (
         f"{table(('made from', 'sha256'), rows)}\n\n"
         f"{_hashed(corpus, tokens)}\n\n"
-        f"Numeric platform, as another kind of processor rounds differently: {platform}.\n\n"
+        "Numeric platform, as another kind of processor rounds differently: "
+        f"{_facts({**trained_on, **provenance['figures']})}.{elsewhere}\n\n"
         f"Every file's hash: [provenance.json]({reports}provenance.json)."
     )
+
+
+def _facts(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {code(value)}" for name, value in values.items())
 
 
 def _hashed(corpus: dict[str, Any], tokens: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import sysconfig
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,7 +215,9 @@ def _choose_precision(asked: str, device: str, numerics: str) -> str:
 
 
 def _compiler() -> list[str]:
-    return shlex.split(os.environ.get("CXX", "g++")) or ["g++"]
+    """As torch.compile has it."""
+    usual = "clang++" if sys.platform == "darwin" else "g++"
+    return shlex.split(os.environ.get("CXX", usual)) or [usual]
 
 
 def can_compile(device: str = "cpu") -> bool:
@@ -223,8 +225,8 @@ def can_compile(device: str = "cpu") -> bool:
     Triton, which needs one of compute capability 7.0 or more."""
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         return False
-    if device == "cpu":
-        return shutil.which(_compiler()[0]) is not None
+    if device == "cpu":  # on Windows by Microsoft's alone, which was not tried
+        return sys.platform != "win32" and shutil.which(_compiler()[0]) is not None
     from torch.utils._triton import has_triton
 
     compilers = (os.environ.get("CC"), "gcc", "clang")  # Triton's own order
@@ -236,7 +238,7 @@ def _choose_compile(asked: str, device: str, flops: float, numerics: str) -> boo
         return False
     if asked != "auto":
         if asked == "on" and device != "mps" and not can_compile(device):
-            needs = "g++" if device == "cpu" else "gcc, Triton, a GPU that it knows"
+            needs = "g++ or clang++" if device == "cpu" else "gcc, Triton, a GPU that it knows"
             raise DeviceError(
                 f"train.compile: found on, but {needs} or Python's headers are missing; "
                 "allowed here: auto, off"
@@ -283,7 +285,13 @@ def choose(params: TrainParams, block_size: int, flops: float = 0.0) -> Runtime:
     return Runtime(device, precision, attention, compiled, threads, params.numerics)
 
 
-def place(model: "GPT", params: TrainParams) -> None:
+def choose_for_use(params: TrainParams, block_size: int) -> Runtime:
+    """How this machine runs a model that is not trained: in fp32."""
+    return replace(choose(params, block_size), precision="fp32")
+
+
+def place(model: "GPT", params: TrainParams) -> Runtime:
     """Bring a model that is to be used, not trained, to where this machine computes best."""
-    runtime = choose(params, model.config.block_size)
+    runtime = choose_for_use(params, model.config.block_size)
     model.to(runtime.device).set_attention(runtime.attention)
+    return runtime
