@@ -60,6 +60,7 @@ BAD_SETTINGS = [
         marks=pytest.mark.slow,
     ),
     ("model.block_size=2000", "val split: found"),
+    ("train.lr=1e30", "training loss is nan at step 3; no checkpoint was before it"),
     pytest.param("train.device=mps", "train.device: found mps", marks=pytest.mark.slow),
 ]
 
@@ -143,7 +144,7 @@ def test_another_text_by_path(finished: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_beside_dvc_leaves_nothing_of_the_run_before(finished: Path) -> None:
-    for name in ("step-5.pt", "samples.txt"):
+    for name in ("step-5.pt", "samples.txt", ".best.pt.4711.tmp"):
         (finished / "data/checkpoints" / name).unlink(missing_ok=True)
         (finished / "data/checkpoints" / name).write_text("of a run before")
     run(finished, "python", "-m", "pipeline", "train")
@@ -158,12 +159,15 @@ def test_what_a_sweep_without_a_record_has_left_goes(finished: Path) -> None:
     (sweeps / "old.csv").write_text("name,best,state,error,train.lr\n")
     (sweeps / "old.md").write_text("# Sweep old\n\n![Loss](old/loss.png)")
     (sweeps / "old/loss.png").write_bytes(b"\x89PNG")
-    for name in ("notes.md", "mine.csv"):
+    (sweeps / "mine").mkdir()
+    for name in ("notes.md", "mine.csv", "mine/photo.png", "mine/loss.png", "old/photo.png"):
         (sweeps / name).write_text("people's own")
     refused = run(finished, "python", "-m", "pipeline", "sweep", "table", "--check", check=False)
     assert refused.returncode == 1
     for name in ("old.csv", "old.md", "old/loss.png"):
         assert f"reports/sweeps/{name}" in refused.stderr
     run(finished, "python", "-m", "pipeline", "sweep", "table")
-    left = {path.name for path in sweeps.rglob("*") if path.is_file()}
-    assert left == {"README.md", "notes.md", "mine.csv"}
+    left = {path.relative_to(sweeps).as_posix() for path in sweeps.rglob("*") if path.is_file()}
+    assert left == {
+        "README.md", "notes.md", "mine.csv", "mine/photo.png", "mine/loss.png", "old/photo.png",
+    }  # fmt: skip

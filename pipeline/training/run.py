@@ -5,6 +5,7 @@ pipeline/train.py starts it, once the process is prepared: this module imports t
 
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ def run(params: Params, ranks: Ranks, threads: int) -> None:
     show = Show(params.train.max_steps, quiet=not ranks.first)
     _announce(trainer, params, len(train_tokens), show)
     if ranks.first:  # of a run before, where DVC has not removed it
-        for path in (*CHECKPOINTS.glob("*.pt"), RUN, SAMPLES_ON_THE_WAY):
+        left = (*CHECKPOINTS.glob("*.pt"), *CHECKPOINTS.glob(".*.tmp"))  # of a save that was killed
+        for path in (*left, RUN, SAMPLES_ON_THE_WAY):
             path.unlink(missing_ok=True)
     _take_up(trainer, resume, show)
     CHECKPOINTS.mkdir(parents=True, exist_ok=True)
@@ -109,6 +111,11 @@ def run(params: Params, ranks: Ranks, threads: int) -> None:
         raise typer.Exit(130) from None
     except Exception as error:
         if isinstance(error, UserError) or not stopping:
+            if ranks.first and trainer.best_loss is None and not trainer.kept:
+                for path in (HISTORY, SAMPLES_ON_THE_WAY):  # no result: that of before comes back
+                    path.unlink(missing_ok=True)
+                with suppress(OSError):  # of files that are not of this run
+                    CHECKPOINTS.rmdir()
             raise
         # Ctrl-C reaches what a step has started too: the compiler of a first one
         begun = f"in step {trainer.step}, before its end" if trainer.step else "before step 1"
