@@ -16,11 +16,16 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LOOKS = 0.2
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
+def available_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores that this process may use; `quota` is where Linux says how many a container may."""
+    cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    try:
+        most, period = map(int, quota.read_text("ascii").split())
+    except (OSError, ValueError):  # another system, or "max"
+        return cores
+    return max(1, min(cores, most // period))
 
 
 def environment() -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tiny_project import ROOT, environment, make_project, run, set_params
 
+from pipeline.processes import available_cores
 from pipeline.training.runtime import can_compile
 
 QEMU = shutil.which("qemu-x86_64")
@@ -169,6 +170,31 @@ def test_a_compiler_may_be_named_with_what_goes_before_it(monkeypatch: pytest.Mo
     assert can_compile()
     monkeypatch.setenv("CXX", "no-such-compiler -m64")
     assert not can_compile()
+
+
+@pytest.mark.parametrize(
+    ("system", "found"), [("linux", "g++"), ("darwin", "clang++"), ("win32", None)]
+)
+def test_the_compiler_is_that_which_torch_takes_on_each_system(
+    system: str, found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if name == found else None)
+    assert can_compile() == (found is not None)
+
+
+def test_a_containers_share_of_the_cores_counts(tmp_path: Path) -> None:
+    cores = available_cores(tmp_path / "none")
+    for said, most in (
+        ("max 100000", cores),
+        ("100000 100000", 1),
+        ("150000 100000", 1),
+        ("50000 100000", 1),
+        (f"{100_000 * (cores + 5)} 100000", cores),
+    ):
+        (tmp_path / "cpu.max").write_text(f"{said}\n")
+        assert available_cores(tmp_path / "cpu.max") == most
 
 
 def test_a_gpu_without_bf16_that_shards_takes_fp32() -> None:
