@@ -190,10 +190,6 @@ def _machine(device: str, threads: int, peer: Path | None) -> dict[str, Any]:
     """What a measurement depends on, and the command; nothing measured yet."""
     from importlib.metadata import version
 
-    from pipeline.reporting.revisions import git
-
-    head = git("rev-parse", "HEAD", check=False).decode().strip()
-    uncommitted = git("status", "--porcelain", check=False)
     try:
         names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text("utf-8"))
     except OSError:
@@ -212,19 +208,31 @@ def _machine(device: str, threads: int, peer: Path | None) -> dict[str, Any]:
         except OSError:  # no nvidia-smi: the first measurement says whether there is a GPU
             gpus = []
         facts["gpu"] = gpus[0] if gpus else "unknown"
-    peer_head = git("-C", str(peer), "rev-parse", "HEAD", check=False) if peer else b""
     return {
         "command": " ".join(["python -m pipeline", *map(_without_folders, sys.argv[1:])]),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "commit": f"{head}-dirty" if uncommitted else head,
+        "commit": _commit(Path()),
         "device": device,
         "threads": threads,
         "load_average": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "machine": facts,
-        "peer_commit": (peer_head.decode().strip() or "unknown") if peer else "",
+        "peer_commit": _commit(peer) if peer else "",
         "speed": {},
         "quality": {},
     }
+
+
+def _commit(folder: Path) -> str:
+    """The commit of what is in a folder, with -dirty where files differ from it."""
+    from pipeline.reporting.revisions import git
+
+    def asked(*words: str) -> str:
+        return git("-C", str(folder), *words, check=False).decode().strip()
+
+    head = asked("rev-parse", "HEAD")
+    if not head or (folder != Path() and asked("rev-parse", "--show-prefix")):
+        return "unknown"  # nanoGPT's files in a folder of another repository, ours most likely
+    return f"{head}-dirty" if asked("status", "--porcelain") else head
 
 
 def _without_folders(argument: str) -> str:

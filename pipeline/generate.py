@@ -110,7 +110,7 @@ def generate(
         "min_p": min_p,
         "repetition_penalty": repetition_penalty,
         "seed": seed,
-        "num_samples": num_samples,
+        "num_samples": 1 if greedy else num_samples,
     }
     given = {name: value for name, value in asked.items() if value is not None}
     sample = with_options(params.sample, given)

@@ -176,6 +176,7 @@ def _write_token_lists(
     parts = split_lists(documents, settings.split_by, *fractions, tokenizer.eot_id)
     results = encode_lists(parts, tokenizer, with_ids > 1)
     splits = _write_splits(new, results, tokenizer, settings)
+    check_sizes({split: counts["bytes"] for split, counts in splits.items()}, *fractions)
     text_bytes = sum(split["bytes"] for split in splits.values())
     found = Survey(text_bytes, with_ids, len(documents) - with_ids)
     return _meta(corpus, found, 0, tokenizer, settings.format, splits)
@@ -294,7 +295,7 @@ def _print_summary(console: Console, meta: dict[str, Any], settings: PreparePara
     console.print(splits_table(meta))
     if corpus["replaced_characters"]:
         console.print(f"replaced: {corpus['replaced_characters']:,} characters that are not UTF-8")
-    if tokenizer["kind"] == "bpe" and tokenizer["vocab_size"] < settings.vocab_size:
+    if settings.tokenizer == "bpe" and tokenizer["vocab_size"] < settings.vocab_size:
         console.print(
             f"prepare.vocab_size: {settings.vocab_size:,} asked for; the train split has "
             f"pairs to merge for {tokenizer['vocab_size']:,} only"

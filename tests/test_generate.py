@@ -65,7 +65,7 @@ def test_a_prompt_from_a_file_or_standard_input_is_taken_as_it_is(
 def test_an_empty_prompt_starts_from_end_of_text(
     model: GPT, shown: pytest.CaptureFixture[str]
 ) -> None:
-    assert draw("--prompt", "", "--greedy", "--num-samples", "1") == 0
+    assert draw("--prompt", "", "--greedy") == 0  # once: every sample would be the same
     assert shown.readouterr().out == drawn(model, "", 0, temperature=0.0) + "\n"
 
 

@@ -50,18 +50,23 @@ def meta() -> dict[str, Any]:
     return value
 
 
-def test_a_tokenizer_of_an_earlier_run_is_taken_as_it_is(corpus: str) -> None:
+def test_a_tokenizer_of_an_earlier_run_is_taken_as_it_is(
+    corpus: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     prepare()
     trained = (TOKENS / "tokenizer.json").read_bytes()
     put("c.txt", b"another text, on which no such tokenizer would be trained " * 9)
     fetch()
     set_param("tokenizer", "file")
     given = Path("data/tokenizer/tokenizer.json")
+    set_param("vocab_size", "9999")  # of a tokenizer that is trained
     with pytest.raises(TokenFileError, match=r"found; allowed with prepare\.tokenizer: file: an "):
         prepare()
     given.parent.mkdir(parents=True)
     given.write_bytes(trained)
+    capsys.readouterr()
     prepare()
+    assert "vocab_size" not in capsys.readouterr().out
     assert (TOKENS / "tokenizer.json").read_bytes() == trained
     assert meta()["tokenizer"]["kind"] == "bpe"
     assert load_split(TOKENS, "train").tokenizer_sha256 == load(given).sha256
@@ -290,6 +295,18 @@ def test_token_lists_go_to_the_splits_as_they_are(corpus: str, split_by: str) ->
     fetch()
     with pytest.raises(CorpusError, match=r"lists\.pt: \[0\]: found id 300; allowed: 0 to 256"):
         prepare()
+
+
+def test_token_lists_of_which_a_split_would_have_no_text_are_refused(corpus: str) -> None:
+    for name in WORKS:
+        Path("data/own", name).unlink()
+    torch.save([torch.tensor([*b"some text "]), torch.full((90,), 256)], "data/own/lists.pt")
+    set_param("tokenizer", "byte")
+    set_param("val_fraction", "0.2")
+    fetch()
+    with pytest.raises(CorpusError, match=r"val|test"):
+        prepare()
+    assert not TOKENS.exists()
 
 
 def test_statistics_count_the_tokens_and_the_documents(corpus: str) -> None:

@@ -205,7 +205,8 @@ def _parquet_texts(path: Path, decoding: Decoding, text_field: str) -> Iterator[
                     f"(corpus.text_field); columns: {', '.join(map(repr, schema.names))}"
                 )
             kind: Any = schema.field(text_field).type
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            texts = kind.value_type if pa.types.is_dictionary(kind) else kind
+            if texts not in (pa.string(), pa.large_string(), pa.string_view()):
                 raise CorpusError(f"{path}: column {text_field!r}: found {kind}; allowed: string")
             row = 0
             for batch in file.iter_batches(_ROWS, columns=[text_field]):

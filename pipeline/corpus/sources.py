@@ -129,7 +129,12 @@ def own_files(path: Path, pattern: str) -> tuple[list[tuple[str, Path]], list[st
     except (ValueError, NotImplementedError) as error:
         raise CorpusError(f"corpus.pattern: found {pattern!r}: {error}; allowed: as **/*") from None
     asked = PurePath(pattern).suffix or None
-    files = [(n, file) for n, file in seen if suffix_of(n) or PurePath(n).suffix == asked]
+    files, left_out = [], []
+    for name, file in seen:
+        if suffix_of(name) or PurePath(name).suffix == asked:
+            files.append((name, file))
+        else:
+            left_out.append(name)
     if not files:
         found = ", ".join([name for name, _ in _visible(path, "**/*")][:3])
         if found or path != OWN_FOLDER:
@@ -138,8 +143,7 @@ def own_files(path: Path, pattern: str) -> tuple[list[tuple[str, Path]], list[st
                 f"corpus.path: {path}: {pattern} finds none of {kinds}; found: {found}; allowed "
                 "too: an ending that corpus.pattern names, as **/*.md, read as text"
             )
-    taken = {name for name, _ in files}
-    return files, [name for name, _ in seen if name not in taken]
+    return files, left_out
 
 
 def _visible(folder: Path, pattern: str) -> list[tuple[str, Path]]:

@@ -77,7 +77,7 @@ def benchmark_tables(record: dict[str, Any]) -> str:
         else ""
     )
     parts = [
-        f"{where}, torch {machine['torch']}, {record['date']}, commit {code(record['commit'][:12])}"
+        f"{where}, torch {machine['torch']}, {record['date']}, commit {_short(record['commit'])}"
         f": {code(record['command'])}.",
         f"Limits, square products in the same run: {said}{again}; "
         f"memory {limits['copy_gb_per_second']:,.0f} GB/s.",
@@ -85,12 +85,17 @@ def benchmark_tables(record: dict[str, Any]) -> str:
     if any(PEER in workload["tokens_per_second"] for workload in record["speed"].values()):
         how = "compiled, in bf16" if record["device"] == "cuda" else "in fp32 and not compiled"
         commit = record.get("peer_commit")  # records of before have none
-        of = f" (commit {code(commit[:12])})" if commit else ""
+        of = f" (commit {_short(commit)})" if commit else ""
         parts.append(f"{PEER}{of} computes {how}, as it does on this device by itself.")
     for heads, rows in (benchmark_rows(record), quality_rows(record)):
         if rows:
             parts.append(table(heads, rows))
     return "\n\n".join(parts)
+
+
+def _short(commit: str) -> str:
+    """A commit's beginning, and whether what was measured is what it holds."""
+    return code(commit[:12]) + (" with changes" if commit.endswith("-dirty") else "")
 
 
 def benchmark_section(records: list[dict[str, Any]]) -> str:
