@@ -21,7 +21,6 @@ Shapes: B sequences, T tokens, C channels, V vocabulary, H heads, D head size.
 
 import math
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -300,10 +299,11 @@ class GPT(nn.Module):
     def from_pretrained(cls, name_or_path: str, device: str = "cpu") -> "GPT":
         """A model of OpenAI's GPT-2 (`gpt2`, `gpt2-xl`, ...), a Hugging Face folder or a weights
         file, in eval mode; see model/pretrained.py for what is read."""
-        # by name: transformers wants all that an exported copy of this file imports to be installed
-        pretrained = import_module("pipeline.model.pretrained")
-        model: GPT = pretrained.load_pretrained(name_or_path).model
-        return model.to(device).eval()
+        try:  # transformers asks for all that a copy of this file imports, but for what is tried
+            from pipeline.model.pretrained import load_pretrained
+        except ModuleNotFoundError:
+            raise ImportError("GPT.from_pretrained needs TraceGPT, not this file alone") from None
+        return load_pretrained(name_or_path).model.to(device).eval()
 
     def initialise(self, seed: int) -> None:
         """Draw all weights from `seed` alone, as GPT-2 §2.3 or nanochat do."""

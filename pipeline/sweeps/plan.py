@@ -163,19 +163,24 @@ def _plan(
         dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
     ]
     own = [{**run, **combination} for run in runs for combination in combinations]
+    for place, settings in enumerate(own):
+        if settings in own[:place]:
+            words = ", ".join(f"{key}={value}" for key, value in settings.items())
+            raise SweepError(f"{source}: {words or 'a run'}: found twice; allowed: every run once")
+        for key, value in settings.items():
+            if not isinstance(value, str | int | float | None):  # a date, a list: no name's part
+                raise SweepError(f"{source}: {key}: found {value}; allowed: a number or a word")
     # the numbers of a run depend on its threads, so each run's record says how many
     shared = {"train.threads": threads, **base}
-    every = []
-    for place, settings in enumerate(own):
-        words = ", ".join(f"{key}={value}" for key, value in settings.items()) or "a run"
-        if settings in own[:place]:
-            raise SweepError(f"{source}: {words}: found twice; allowed: every run once")
+    names = _names(name, own)
+    members = []
+    for member, settings in zip(names, own, strict=True):
         whole = {**shared, **settings}
-        values = _with(params, whole, f"{source}: {words}")
-        check_params(values, f"{source}: {words}")
+        values = _with(params, whole, f"{source}: {member}")
+        check_params(values, f"{source}: {member}")
         # what only other runs set is said of this one too: it is a column of the table
-        every.append({**whole, **{key: value_at(values, key) for key in varied}})
-    members = [Member(*pair) for pair in zip(_names(name, own), every, strict=True)]
+        whole |= {key: value_at(values, key) for key in varied}
+        members.append(Member(member, whole))
     return Plan(name, description, varied, members, threads)
 
 
