@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -252,22 +253,18 @@ def _child(module: str, arguments: list[str], asked: dict[str, Any] | None) -> d
     return found
 
 
+@dataclass
 class _Work:
     """The workloads, on tokens that are made once, in a folder that is removed at the end."""
 
-    def __init__(
-        self,
-        folder: Path,
-        peer: Path | None,
-        text: Path | None,
-        device: str,
-        threads: int,
-        repeats: int,
-        console: Console,
-    ) -> None:
-        self.folder, self.peer, self.text = folder, peer, text
-        self.device, self.threads, self.repeats, self.console = device, threads, repeats, console
-        self.corpus_sha256 = ""
+    folder: Path
+    peer: Path | None
+    text: Path | None
+    device: str
+    threads: int
+    repeats: int
+    console: Console
+    corpus_sha256: str = ""
 
     def tokens(self, tokenizer: str) -> Path:
         """tinyshakespeare by `fetch` and `prepare`: the last tenth is val, as in nanoGPT."""

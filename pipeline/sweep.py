@@ -173,12 +173,20 @@ def promote(name: Annotated[str, typer.Argument(help="The sweep.")]) -> None:
 
     Example: `python -m pipeline sweep promote width`
     """
+    from pipeline.reporting.revisions import git
     from pipeline.reporting.sweep_record import best_run
     from pipeline.sweeps import queue as queues
     from pipeline.sweeps.records import promoted_differs, record_of
 
     record = record_of(name)
     best = best_run(record)
+    if git("cat-file", "-t", best["commit"], check=False) and (
+        changed := _changed_since(best["commit"])
+    ):
+        raise ReportError(
+            f"{changed}: not as {best['name']} read it; allowed: as it was then, or run the sweep "
+            "again"
+        )
     settings = {**record["all_with"], **best["settings"]}
     words = ", ".join(f"{key}={value}" for key, value in settings.items())
     print(f"promoting {best['name']}: {words}", flush=True)
@@ -250,11 +258,14 @@ def _stands(experiment: "Experiment | None", settings: dict[str, Any], retry: bo
         return False
     if experiment.differing(settings):
         return False
-    return _same_text(experiment) if experiment.state == "done" else not retry
+    if experiment.state == "failed":
+        return not retry
+    return _changed_since(experiment.commit) is None
 
 
-def _same_text(experiment: "Experiment") -> bool:
-    """Whether what a run read besides code, text and weights to start from, is there unchanged.
+def _changed_since(commit: str) -> str | None:
+    """What a run read besides code, text or weights to start from, that is no longer there as it
+    was; None where all is.
 
     DVC has a hash of weights in data/init alone, a run's provenance one of any.
     """
@@ -263,17 +274,19 @@ def _same_text(experiment: "Experiment") -> bool:
     from pipeline.reporting.stages import CODE
     from pipeline.sweeps.records import provenance_of
 
-    lock = read_lock(Revision(experiment.commit))
+    lock = read_lock(Revision(commit))
     stages = upstream(lock, METRICS.as_posix())
     deps = [dep for stage in stages for dep in lock[stage].get("deps", [])]
-    start = provenance_of(experiment.commit).get("init_from")
+    start = provenance_of(commit).get("init_from")
     if start and start["file"] and not _same_weights(start["file"], start["sha256"]):
-        return False
-    return all(
-        _as_then(dep["path"], dep.get("md5"))
-        for dep in deps
-        if not dep["path"].endswith(CODE) and producer_of(lock, dep["path"]) is None
-    )
+        return str(start["file"])
+    for dep in deps:
+        path = dep["path"]
+        if path.endswith(CODE) or producer_of(lock, path) is not None:
+            continue
+        if not _as_then(path, dep.get("md5")):
+            return str(path)
+    return None
 
 
 @cache

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from tiny_project import ROOT, environment, run
+from tiny_project import ROOT, commit, environment, run
 
-from pipeline.bench import FREELY, _kept, _lost, _Work
+from pipeline.bench import FREELY, _commit, _kept, _lost, _Work
 from pipeline.benchmarking import peer
 from pipeline.benchmarking.workloads import QUALITY, SPEED, merged, with_settings
 from pipeline.corpus.token_file import load_split
@@ -317,3 +317,17 @@ def test_the_projects_own_choices_do_not_change_a_workload() -> None:
     own = Params.model_validate(merged(shipped.model_dump(), {"train": train}))
     settings = SPEED["char"].settings()
     assert with_settings(own, settings).train == with_settings(shipped, settings).train
+
+
+def test_a_measured_commit_is_that_of_the_folder_and_tells_of_changes(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("one")
+    run(tmp_path, "git", "init", "-q")
+    commit(tmp_path)
+    head = run(tmp_path, "git", "rev-parse", "HEAD").stdout.strip()
+    assert _commit(tmp_path) == head
+    (tmp_path / "train.py").write_text("another")
+    assert _commit(tmp_path) == f"{head}-dirty"
+    (tmp_path / "copied").mkdir()  # without a repository of its own, as of a ZIP
+    assert _commit(tmp_path / "copied") == "unknown"
+    said = benchmark_page({**RECORD, "commit": f"{head}-dirty", "peer_commit": "unknown"})
+    assert f"commit `{head[:12]}` with changes" in said

@@ -7,6 +7,7 @@ that fails stays listed; the winner is taken over to the byte; members compare w
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -410,6 +411,12 @@ def test_a_run_of_other_settings_or_another_text_is_no_run_of_this_sweep(finishe
     assert "run again" not in run(finished, *SWEEP, "run", "one", *seeds).stdout
     assert references(finished, "one") == whole
     shutil.copy(finished.parent / "other.pt", finished / "start.pt")
+    refused = run(finished, *SWEEP, "promote", "one", check=False)
+    assert re.fullmatch(
+        r"error: start\.pt: not as one-seed=\d read it; allowed: as it was then, or run the sweep "
+        r"again\n",
+        refused.stderr,
+    )
     said = run(finished, *SWEEP, "run", "one", *seeds).stdout
     assert said.count("done before, is run again") == 2
     (finished / "data/own/words.txt").write_text(words(1400, seed=3))
