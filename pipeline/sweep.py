@@ -10,7 +10,7 @@ import typer
 
 from pipeline.errors import ReportError, SweepError
 from pipeline.params import load_params, read_params
-from pipeline.paths import METRICS, README, SWEEPS
+from pipeline.paths import BROUGHT, METRICS, README, SWEEPS
 from pipeline.processes import available_cores, stop_on_signals
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def promote(name: Annotated[str, typer.Argument(help="The sweep.")]) -> None:
     record = record_of(name)
     best = best_run(record)
     if git("cat-file", "-t", best["commit"], check=False) and (
-        changed := _changed_since(best["commit"])
+        changed := _changed_weights(best["commit"]) or _changed_input(best["commit"])
     ):
         raise ReportError(
             f"{changed}: not as {best['name']} read it; allowed: as it was then, or run the sweep "
@@ -260,26 +260,25 @@ def _stands(experiment: "Experiment | None", settings: dict[str, Any], retry: bo
         return False
     if experiment.state == "failed":
         return not retry
-    return _changed_since(experiment.commit) is None
+    if weights := _changed_weights(experiment.commit):
+        raise SweepError(
+            f"train.init_from: {weights} is not as {experiment.name} read it, and DVC would take "
+            "that one's training for this one's; allowed: weights in data/init, where it sees them "
+            "change"
+        )
+    return _changed_input(experiment.commit) is None
 
 
-def _changed_since(commit: str) -> str | None:
-    """What a run read besides code, text or weights to start from, that is no longer there as it
-    was; None where all is.
-
-    DVC has a hash of weights in data/init alone, a run's provenance one of any.
-    """
+def _changed_input(commit: str) -> str | None:
+    """An input that a run read, and dvc.lock names, that is no longer there as it was, code aside;
+    None where all are."""
     from pipeline.dvc_lock import producer_of, upstream
     from pipeline.reporting.revisions import Revision, read_lock
     from pipeline.reporting.stages import CODE
-    from pipeline.sweeps.records import provenance_of
 
     lock = read_lock(Revision(commit))
     stages = upstream(lock, METRICS.as_posix())
     deps = [dep for stage in stages for dep in lock[stage].get("deps", [])]
-    start = provenance_of(commit).get("init_from")
-    if start and start["file"] and not _same_weights(start["file"], start["sha256"]):
-        return str(start["file"])
     for dep in deps:
         path = dep["path"]
         if path.endswith(CODE) or producer_of(lock, path) is not None:
@@ -298,9 +297,21 @@ def _as_then(path: str, md5: str | None) -> bool:
     return not check_dep(WorkingTree(), {"path": path, "md5": md5})
 
 
+def _changed_weights(commit: str) -> str | None:
+    """The weights that a run started from, where no stage lists them and they are no longer as it
+    read them."""
+    from pipeline.sweeps.records import provenance_of
+
+    start = provenance_of(commit).get("init_from") or {"file": None}
+    file = start["file"]
+    if not file or any(Path(file).is_relative_to(folder) for folder in BROUGHT):
+        return None
+    return None if _same_weights(file, start["sha256"]) else str(file)
+
+
 @cache
 def _same_weights(file: str, sha256: str) -> bool:
-    """Whether weights are as a run read them."""
+    """Whether weights are as a run read them; hashed once for all runs."""
     from pipeline.model.weights_files import are_there, weights_sha256
 
     return are_there(Path(file)) and weights_sha256(Path(file)) == sha256

@@ -417,8 +417,12 @@ def test_a_run_of_other_settings_or_another_text_is_no_run_of_this_sweep(finishe
         r"again\n",
         refused.stderr,
     )
-    said = run(finished, *SWEEP, "run", "one", *seeds).stdout
-    assert said.count("done before, is run again") == 2
+    refused = run(finished, *SWEEP, "run", "one", *seeds, check=False)
+    assert refused.stderr.startswith(
+        "error: train.init_from: start.pt is not as one-seed=1 read it, and DVC would take "
+    )
+    shutil.copy(finished / "data/checkpoints/best.pt", finished / "start.pt")
+    assert "run again" not in run(finished, *SWEEP, "run", "one", *seeds).stdout
     (finished / "data/own/words.txt").write_text(words(1400, seed=3))
     said = run(finished, *SWEEP, "run", "one", *seeds).stdout
     assert said.count("done before, is run again") == 2
