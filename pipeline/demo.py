@@ -34,7 +34,8 @@ LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "localhost", "::1": "[::1]"} 
 
 def demo(
     checkpoint: Annotated[
-        str, typer.Option(help="The model: gpt2, gpt2-xl, ..., a file or a folder.")
+        str,
+        typer.Option(help="The model: gpt2, gpt2-xl, ..., hf://OWNER/NAME, a file or a folder."),
     ] = str(BEST),
     host: Annotated[
         str, typer.Option(help="0.0.0.0 lets other machines in: anybody who reaches it.")

@@ -16,7 +16,10 @@ from pipeline.training import runtime
 
 def evaluate(
     checkpoint: Annotated[
-        str, typer.Option(help="Score this instead, and write nothing: gpt2, a file or a folder.")
+        str,
+        typer.Option(
+            help="Score this instead, and write nothing: gpt2, hf://OWNER/NAME, a file or a folder."
+        ),
     ] = "",
     text: Annotated[
         Path | None, typer.Option(help="Score this text file instead of the splits.")

@@ -22,10 +22,13 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; new or empty.")],
     to: Annotated[
         Literal["hf", "safetensors", "space"],
-        typer.Option(help="hf: for transformers; safetensors: one file; space: a demo."),
+        typer.Option(
+            help="hf: for transformers; safetensors: with tokenizer and lineage; space: a demo."
+        ),
     ] = "hf",
     checkpoint: Annotated[
-        str, typer.Option(help="The model: gpt2, gpt2-xl, ..., a file or a folder.")
+        str,
+        typer.Option(help="The model: gpt2, gpt2-xl, ..., hf://OWNER/NAME, a file or a folder."),
     ] = str(BEST),
 ) -> None:
     """Write a model for use elsewhere.

@@ -41,7 +41,8 @@ def generate(
         float | None, typer.Option(help="Likeliest tokens that together reach it; 1: all.")
     ] = None,
     min_p: Annotated[
-        float | None, typer.Option(help="Tokens at least so likely as the first.")
+        float | None,
+        typer.Option(help="Tokens at least so likely, as a share of the likeliest's; 0: all."),
     ] = None,
     repetition_penalty: Annotated[
         float | None, typer.Option(help="Above 1: fewer of the tokens that were there.")
@@ -62,7 +63,8 @@ def generate(
     ] = False,
     output: Annotated[Path | None, typer.Option(help="Write the text here as well.")] = None,
     checkpoint: Annotated[
-        str, typer.Option(help="The model: gpt2, gpt2-xl, ..., a file or a folder.")
+        str,
+        typer.Option(help="The model: gpt2, gpt2-xl, ..., hf://OWNER/NAME, a file or a folder."),
     ] = str(BEST),
 ) -> None:
     """Draw text from a model; what is not given comes from `sample` in params.yaml.

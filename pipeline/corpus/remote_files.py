@@ -31,6 +31,7 @@ def bring(address: str, folder: Path) -> Path:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CorpusError(
             f"corpus.path: {address} cannot be read: {reason}; allowed: a file or a folder on this "
-            'machine, or s3:// (pip install -e ".[s3]") or another protocol that fsspec has'
+            'machine, or s3:// (pip install -c constraints.txt -e ".[s3]"), or another protocol '
+            "that fsspec has"
         ) from None
     return folder
