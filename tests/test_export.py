@@ -73,14 +73,37 @@ wanted, settings = model(alone).logits[0], {"do_sample": False, "eos_token_id": 
 torch.testing.assert_close(logits[0, 2:], wanted)
 torch.testing.assert_close(logits[1], model(padded[1:2]).logits[0])
 torch.testing.assert_close(logits[2, :3], wanted)
+for strategy in ({}, {"num_beams": 3}):  # beams change places, and their text with them
+    texts = [
+        model.generate(alone, max_new_tokens=80, use_cache=cached, **settings, **strategy)[0]
+        for cached in (False, True)
+    ]
+    assert torch.equal(*texts), strategy
 ids = model.generate(alone, max_new_tokens=80, **settings)[0].tolist()
+first = model(alone, use_cache=True)
+torch.testing.assert_close(first.logits[0], wanted)
+for text, read in (([1, 2, 3, 4], 1), ([1, 9, 3, 4], 4), ([1, 2, 3, 4, 5, 6], 6)):
+    text = torch.tensor([text])
+    after = model(text, use_cache=True, cache_params=first.cache_params).logits
+    assert after.size(1) == read
+    torch.testing.assert_close(after, model(text).logits[:, -read:])
+    first = model(alone, use_cache=True)
 few = model.generate(
     padded[:2], attention_mask=mask[:2], pad_token_id=0, max_new_tokens=20, **settings
 )
 try:
     model(x, attention_mask=torch.arange(64)[None] % 40 > 3)
 except ValueError as error:
-    print(json.dumps([losses, ids, few[0].tolist(), str(error)]))
+    line = str(error)
+size = model.config.vocab_size
+model.resize_token_embeddings(size + 3)
+torch.testing.assert_close(model(alone).logits[0, :, :size], wanted)
+model.save_pretrained("larger")
+larger = AutoModelForCausalLM.from_pretrained("larger", trust_remote_code=True)
+new = torch.tensor([[size + 2, 1, 2]])
+torch.testing.assert_close(larger(new).logits, model(new).logits)
+assert larger(new).logits.size(-1) == larger.config.vocab_size == size + 3
+print(json.dumps([losses, ids, few[0].tolist(), line]))
 """
 LOAD = """
 import json, os, sys

@@ -4,14 +4,15 @@ weights, and AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True) r
 It stands outside of the pipeline: nothing here imports it, and transformers is no package of ours.
 """
 
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from .gpt import GPT, GPTConfig, rotary_tables
+from .gpt import GPT, GPTConfig, LayerCache, rotary_tables
 
 
 class CanonConfig(PretrainedConfig):
@@ -40,8 +41,28 @@ class CanonConfig(PretrainedConfig):
         super().__init__(**rest)
 
 
+class Read:
+    """The ids (B, T) that a model has read, and what its layers keep of them.
+
+    It counts only for a text that begins with them, so that none that `generate` reorders, cuts
+    or pads meets the keys of another.
+    """
+
+    def __init__(self, ids: Tensor, layers: list[LayerCache]) -> None:
+        self.ids, self.layers = ids, layers
+
+    def goes_on_as(self, ids: Tensor) -> bool:
+        """Whether `ids` are these and one more."""
+        return torch.equal(self.ids, ids[:, :-1])
+
+
+@dataclass
+class CanonOutput(CausalLMOutput):
+    cache_params: Read | None = None  # a name that GenerationMixin hands on to the next call
+
+
 class CanonForCausalLM(PreTrainedModel, GenerationMixin):
-    """The model of gpt.py; it reads whole contexts, without a cache."""
+    """The model of gpt.py."""
 
     config_class = CanonConfig
     base_model_prefix = "model"
@@ -68,21 +89,51 @@ class CanonForCausalLM(PreTrainedModel, GenerationMixin):
             module.cos.copy_(cos)
             module.sin.copy_(sin)
 
-    def get_input_embeddings(self) -> torch.nn.Module:
+    def get_input_embeddings(self) -> nn.Module:
         return self.model.wte
 
-    def get_output_embeddings(self) -> torch.nn.Module:
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.wte = value
+
+    def get_output_embeddings(self) -> nn.Module:
         return self.model.lm_head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.model.lm_head = value
+
+    def resize_token_embeddings(self, *args: Any, **settings: Any) -> nn.Module:
+        """Room for more tokens, in the value embeddings too."""
+        resized = super().resize_token_embeddings(*args, **settings)
+        size = resized.weight.size(0)
+        for i, table in enumerate(self.model.values):
+            self.model.values[i] = self._get_resized_embeddings(table, size)
+        self.model.config = replace(self.model.config, vocab_size=size)
+        return resized
 
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        cache_params: Read | None = None,
+        use_cache: bool = False,
         **rest: Any,
-    ) -> CausalLMOutput:
-        """Logits (B, T, V), and with labels their mean loss; padding may stand on either side."""
-        if attention_mask is None:
+    ) -> CanonOutput:
+        """Logits (B, T, V), and with labels their mean loss; padding may stand on either side.
+
+        use_cache: read on from cache_params, where that is what input_ids begin with, and give
+        logits of the last token alone then; without padding and labels only.
+        """
+        padded = attention_mask is not None and not bool(attention_mask.all())
+        if use_cache and not padded and labels is None:
+            if cache_params is None or not cache_params.goes_on_as(input_ids):
+                nothing = input_ids[:, :0]
+                cache_params = Read(nothing, self.model.new_cache(len(input_ids)))
+            new = input_ids[:, cache_params.ids.size(1) :]
+            cache_params.ids = input_ids
+            logits = self.model.lm_head(self.model.features(new, cache_params.layers))
+            return CanonOutput(logits=logits, cache_params=cache_params)
+        if attention_mask is None or not padded:
             logits, _ = self.model(input_ids)
         else:
             turned, back = turned_to_the_right(attention_mask.bool())
@@ -92,14 +143,15 @@ class CanonForCausalLM(PreTrainedModel, GenerationMixin):
         if labels is not None:  # rest: a Trainer says by what to divide the sum
             vocab_size = self.config.vocab_size
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **rest)
-        return CausalLMOutput(loss=loss, logits=logits)
+        return CanonOutput(loss=loss, logits=logits)
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any
-    ) -> dict[str, Tensor | None]:
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **rest: Any
+    ) -> dict[str, Any]:
         seen = slice(-self.config.block_size, None)
         mask = None if attention_mask is None else attention_mask[:, seen]
-        return {"input_ids": input_ids[:, seen], "attention_mask": mask}
+        kept = {name: rest[name] for name in ("cache_params", "use_cache") if name in rest}
+        return {"input_ids": input_ids[:, seen], "attention_mask": mask, **kept}
 
 
 def turned_to_the_right(mask: Tensor) -> tuple[Tensor, Tensor]:
