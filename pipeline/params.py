@@ -54,6 +54,7 @@ SIZES = {
 Text = Annotated[str, Field(min_length=0, description="text that UTF-8 can hold")]
 
 LR_FROM_SCRATCH, LR_FROM_PRETRAINED = 3e-3, 5e-5  # train.lr: auto
+LONGEST_CONTEXT = 2**20  # tokens; neither a setting nor a file may take any memory
 
 
 class Section(BaseModel):
@@ -101,7 +102,7 @@ class ModelParams(Section):
     n_layer: Count
     n_head: Count
     n_embd: Count
-    block_size: Count
+    block_size: int = Field(ge=1, le=LONGEST_CONTEXT)
     dropout: Fraction
     bias: bool
 
@@ -222,16 +223,32 @@ class TrainParams(Section):
         return self
 
     @model_validator(mode="after")
-    def _processes_know_how_to_share(self) -> Self:
+    def _rates_are_in_order(self) -> Self:
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr: found {self.min_lr}; allowed: 0 to lr ({self.lr})")
+        return self
+
+    @model_validator(mode="after")
+    def _it_can_be_computed_so(self) -> Self:
         if self.parallel == "none" and self.nproc not in (1, "auto"):
             raise ValueError(f"parallel: found none with nproc {self.nproc}; allowed: ddp, fsdp")
-        if self.parallel == "fsdp" and self.precision == "fp16":
-            raise ValueError("precision: found fp16; allowed with parallel: fsdp: auto, fp32, bf16")
         if self.parallel == "fsdp" and self.micro_batch_size == "auto":
             raise ValueError(
                 "micro_batch_size: found auto; allowed with parallel: fsdp: a number "
                 "(`python -m pipeline plan` estimates it)"
             )
+        for key, allowed, other, value in (
+            ("precision", ("auto", "fp32", "bf16"), "parallel", "fsdp"),
+            ("precision", ("auto", "fp32"), "numerics", "portable"),
+            ("compile", ("auto", "off"), "numerics", "portable"),
+            ("device", ("auto", "cpu"), "numerics", "portable"),
+            ("compile", ("auto", "off"), "batch_order", "documents"),  # for each width anew
+        ):
+            found = getattr(self, key)
+            if getattr(self, other) == value and found not in allowed:
+                raise ValueError(
+                    f"{key}: found {found!r}; allowed with {other}: {value}: {', '.join(allowed)}"
+                )
         return self
 
     @property
@@ -244,28 +261,6 @@ class TrainParams(Section):
         """micro_batch_size once it is a number."""
         assert self.micro_batch_size != "auto"
         return int(self.micro_batch_size)
-
-    @model_validator(mode="after")
-    def _rates_are_in_order(self) -> Self:
-        if self.min_lr > self.lr:
-            raise ValueError(f"min_lr: found {self.min_lr}; allowed: 0 to lr ({self.lr})")
-        return self
-
-    @model_validator(mode="after")
-    def _kernels_are_possible(self) -> Self:
-        if self.numerics == "portable" and self.precision not in ("auto", "fp32"):
-            raise ValueError(
-                f"precision: found {self.precision!r}; allowed with numerics: portable: auto, fp32"
-            )
-        if self.numerics == "portable" and self.compile == "on":
-            raise ValueError("compile: found 'on'; allowed with numerics: portable: auto, off")
-        if self.numerics == "portable" and self.device not in ("auto", "cpu"):
-            raise ValueError(
-                f"device: found {self.device!r}; allowed with numerics: portable: auto, cpu"
-            )
-        if self.batch_order == "documents" and self.compile == "on":  # each width would be compiled
-            raise ValueError("compile: found 'on'; allowed with batch_order: documents: auto, off")
-        return self
 
 
 class LogParams(Section):

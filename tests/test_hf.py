@@ -136,6 +136,13 @@ def test_a_tokenizer_that_hugging_face_trained_is_read(text: str) -> None:
     assert (ours.eot_id, ours.vocab_size) == (0, TRAINED.get_vocab_size())
 
 
+def test_nanochats_name_of_what_stands_between_documents_is_read_too() -> None:
+    named = json.loads(TRAINED.to_str().replace("<|endoftext|>", "<|bos|>"))
+    ours = from_hf_tokenizer_json(named)
+    assert (ours.eot_id, ours.vocab_size) == (0, TRAINED.get_vocab_size())
+    assert ours.same_ids(from_hf_tokenizer_json(json.loads(TRAINED.to_str())))
+
+
 TRAINED = trained_by_hugging_face()
 
 

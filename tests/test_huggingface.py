@@ -29,6 +29,7 @@ def random_config(architecture: str, case: int, block_size: int = 0) -> GPTConfi
         vocab_size=draw.randint(30, 90),
         bias=True,
         gelu="none" if case == 5 else "tanh",
+        softcap=2.0 if architecture == "modern" and case >= 4 else 0.0,
     )
 
 
@@ -186,8 +187,10 @@ def test_queries_keys_and_values_that_do_not_fit_are_refused(key: Any) -> None:
         from_hf(changed)
 
 
-def test_soft_capping_is_refused_also_where_it_is_the_default() -> None:
+def test_soft_capping_that_is_not_stated_is_as_transformers_has_it() -> None:
     values = hf_config(random_config("modern", 0), eot_id=0)
-    del values["final_logit_softcapping"]  # transformers' default is 15
-    with pytest.raises(CheckpointError, match="final_logit_softcapping: found 'nothing'"):
-        settings_of(values, "config.json")
+    assert settings_of(values, "config.json")["softcap"] == 0
+    del values["final_logit_softcapping"]
+    theirs = AutoConfig.for_model(values.pop("model_type"), **values)
+    stated = settings_of({**values, "model_type": "nanochat"}, "config.json")
+    assert stated["softcap"] == theirs.final_logit_softcapping == 15

@@ -57,6 +57,12 @@ def test_yaml_1_2_numbers_are_numbers(tmp_path: Path, text: str, number: float) 
             "max_steps: 1e3",
             "train.max_steps: found 1000.0; allowed: a whole number of at least 1",
         ),
+        (
+            "block_size",
+            "block_size: 1048577",
+            "model.block_size: found 1048577; allowed: a whole number of at least 1 and of at most "
+            "1048576",
+        ),
         ("bias", "bias: no", "model.bias: found 'no'; allowed: true or false"),
         ("n_head", "n_head: 5", "model.n_head: found 5; allowed: a divisor of n_embd"),
         (

@@ -28,18 +28,21 @@ from pipeline.corpus.hf import to_hf_tokenizer_json
 from pipeline.corpus.new_tokenizers import byte_tokenizer, char_tokenizer, train_bpe
 from pipeline.corpus.tokenizers import Tokenizer
 from pipeline.errors import CheckpointError, FetchError, TokenFileError
+from pipeline.evaluation.sampling import Strategy, choose, generate
 from pipeline.export import write_hf, write_safetensors
 from pipeline.model.gpt import GPTConfig
 from pipeline.model.huggingface import hf_config, to_hf
 from pipeline.model.pretrained import TOKENIZER_FILE, Pretrained, load_pretrained, start_from
 from pipeline.model.tensor_file import read_tensors, save_tensors
 from pipeline.model.weights_files import weights_sha256
+from pipeline.randomness import seed_for
 from pipeline.storage import sha256_file
 from pipeline.training.checkpoint import checkpoint_payload
 
 BYTES = byte_tokenizer()
 GPT2 = GPTConfig("gpt2", 2, 2, 128, 16, BYTES.vocab_size)  # heads 64 wide, as in every GPT-2
 MODERN = GPTConfig("modern", 2, 4, 32, 16, BYTES.vocab_size)
+CAPPED = replace(MODERN, softcap=3.0)  # as NanoChat is, at 15
 CANON = GPTConfig("canon", 2, 4, 32, 16, BYTES.vocab_size)
 
 
@@ -97,7 +100,7 @@ def test_our_checkpoint_loads_with_its_tokenizer(config: GPTConfig, tmp_path: Pa
     assert loaded.load_tokenizer().sha256 == BYTES.sha256
 
 
-@pytest.mark.parametrize("config", [GPT2, MODERN, CANON])
+@pytest.mark.parametrize("config", [GPT2, MODERN, CAPPED, CANON])
 @pytest.mark.parametrize("write", [write_hf, write_safetensors])
 def test_an_export_loads_bit_for_bit(config: GPTConfig, write: Any, tmp_path: Path) -> None:
     model = randomised(config)
@@ -111,7 +114,7 @@ def test_an_export_loads_bit_for_bit(config: GPTConfig, write: Any, tmp_path: Pa
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-@pytest.mark.parametrize("config", [GPT2, MODERN])
+@pytest.mark.parametrize("config", [GPT2, MODERN, CAPPED])
 def test_a_folder_saved_by_transformers_loads(config: GPTConfig, tmp_path: Path) -> None:
     model = randomised(config)
     transformers_model(model).save_pretrained(tmp_path / "saved")
@@ -156,7 +159,12 @@ def test_what_an_index_and_its_files_disagree_on_is_one_line(parts: Path) -> Non
     part.unlink()
     with pytest.raises(CheckpointError, match=f"{part.name}: not found"):
         load_pretrained(str(parts))
-    for values in ({}, {"weight_map": {}}, {"weight_map": {"a": "../b"}}, {"weight_map": {"a": 1}}):
+    for values in (
+        {},
+        {"weight_map": {}},
+        {"weight_map": {"a": "../b"}},
+        {"weight_map": {"a": ""}},
+    ):
         index.write_text(json.dumps(values))
         assert "allowed: a weight_map of tensors' names and of files beside it" in refusal(index)
 
@@ -489,6 +497,31 @@ def test_training_may_start_with_a_shorter_context() -> None:
     x = torch.arange(8)[None]
     torch.testing.assert_close(model.eval()(x)[0], randomised(GPT2)(x)[0])
     assert model.config.dropout == 0.1
+
+
+def test_training_goes_on_with_what_only_the_weights_say_of_the_function() -> None:
+    model = started(replace(MODERN, block_size=8), CAPPED).eval()
+    x = torch.arange(8)[None]
+    capped = randomised(CAPPED)(x)[0]
+    assert torch.equal(model(x)[0], capped)
+    assert capped.abs().max() < 3 < randomised(MODERN)(x)[0].abs().max()
+
+
+def test_text_is_drawn_from_capped_logits() -> None:
+    prompt, settings = [1, 2, 3], {"temperature": 1.0, "top_k": 0, "seed": 0, "num_samples": 50}
+    drawn = generate(randomised(CAPPED), prompt, max_new_tokens=1, **settings)
+    uniforms = [seed_for(seed, "token", 0) / 2**63 for seed in range(50)]
+    for config, same in ((CAPPED, True), (MODERN, False)):
+        logits = randomised(config)(torch.tensor([prompt]))[0][0, -1]
+        assert ([[choose(logits, Strategy(), prompt, u)] for u in uniforms] == drawn) is same
+
+
+@pytest.mark.parametrize("value", [-1, float("inf"), "15"])
+def test_a_bound_of_logits_that_is_none_is_refused(value: Any, tmp_path: Path) -> None:
+    stated = {**asdict(MODERN), "softcap": value}
+    payload = {"config": stated, "model_state_dict": randomised(MODERN).state_dict()}
+    torch.save(payload, tmp_path / "a.pt")
+    assert refusal(tmp_path / "a.pt").startswith(f"softcap: found {value!r}; allowed: a number")
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,6 @@ def test_a_state_cut_at_every_length_is_never_used(interrupted: Path, lengths: i
             assert state is not None
             assert state["step"] == whole["step"] - 1, length
             assert len(damaged) == 1
-        resume.release()
     finally:
         os.chdir(previous)
 
@@ -470,5 +469,5 @@ def test_runs_of_a_sweep_that_train_alike_wait_for_each_other(
     monkeypatch.setenv("DVC_EXP_NAME", "overlap-overlap=0.5")
     waiting = ThreadPoolExecutor(1).submit(ResumeState, "key")
     assert not waiting.done()
-    first.release()
-    waiting.result(timeout=60).release()
+    first.remove()
+    waiting.result(timeout=60).remove()

@@ -25,9 +25,10 @@ from pipeline.storage import read_json
 
 MOST_IDS = 1 << 24  # a file must not make this process take any memory
 NOT_READ = (
-    "a tokenizer that this project has no form of; allowed: a byte-level BPE with <|endoftext|>, "
-    "its words by one pattern, as GPT-2's and GPT-4's"
+    "a tokenizer that this project has no form of; allowed: a byte-level BPE with <|endoftext|> or "
+    "<|bos|>, its words by one pattern, as GPT-2's and GPT-4's"
 )
+BETWEEN_DOCUMENTS = (END_OF_TEXT, "<|bos|>")  # GPT-2's and NanoChat's names of that token
 
 
 def to_hf_tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -91,8 +92,8 @@ def read_tokenizer(path: Path, remedy: str) -> Tokenizer:
 def from_hf_tokenizer_json(value: dict[str, Any], where: str = "tokenizer.json") -> Tokenizer:
     """A tokenizer with the ids of Hugging Face's, or a TokenFileError, beginning with `where`.
 
-    Special tokens other than <|endoftext|> become ids that no text has. That both give the same is
-    tried on a text in which every token's stands.
+    Special tokens other than what stands between documents become ids that no text has. That both
+    give the same is tried on a text in which every token's stands.
     """
     try:
         theirs = HuggingFaceTokenizer.from_str(json.dumps(value))
@@ -131,5 +132,5 @@ def _rebuilt(value: dict[str, Any]) -> Tokenizer:
     ours = finish({"kind": "bpe", "pattern": pattern, "merges": merges})
     if [to_characters(ours.token_bytes(n)) or None for n in range(ours.vocab_size)] == table:
         return ours
-    eot_id = special[END_OF_TEXT]
+    eot_id = next(special[name] for name in BETWEEN_DOCUMENTS if name in special)
     return finish({"kind": "bpe", "pattern": pattern, "eot_id": eot_id, "tokens": table})

@@ -193,5 +193,4 @@ class _Context:
             self.cache = self.model.new_cache(self.rows)
         read = self.cache[0].length if self.cache else 0
         features = self.model.features(self.idx[:, read:], self.cache)[:, -1]  # (rows, C)
-        logits: Tensor = self.model.lm_head(features)
-        return logits.float().cpu()
+        return self.model.capped(self.model.lm_head(features)).float().cpu()

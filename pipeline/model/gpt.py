@@ -4,10 +4,10 @@
 GELU with the tanh approximation, a head tied to the token embedding, residual projections
 initialised smaller by 1 / sqrt(2 n_layer).
 
-`modern` is the function of `NanoChatForCausalLM` in transformers without its soft-capping:
-rotary positions (Su et al. 2021), RMSNorm without parameters (also right after the embedding),
-queries and keys normalised after the rotation, ReLU squared (So et al. 2021), an untied head,
-no biases, residual projections and head initialised to zero.
+`modern` is the function of `NanoChatForCausalLM` in transformers, its soft-capping only where
+weights from elsewhere have it: rotary positions (Su et al. 2021), RMSNorm without parameters (also
+right after the embedding), queries and keys normalised after the rotation, ReLU squared (So et al.
+2021), an untied head, no biases, residual projections and head initialised to zero.
 
 `canon` is `modern` with three additions, a better model for the same time that transformers has no
 class for: a Canon layer before each MLP, which so also reads the three tokens before each
@@ -50,6 +50,7 @@ class GPTConfig:
     dropout: float = 0.0
     bias: bool = True  # gpt2 only
     gelu: str = "tanh"  # gpt2 only: tanh, as OpenAI computes it, or none, the exact one (nanoGPT)
+    softcap: float = 0.0  # what no logit exceeds in size, 0 for no such bound (NanoChat's is 15)
 
 
 def rms_norm(x: Tensor) -> Tensor:
@@ -386,6 +387,11 @@ class GPT(nn.Module):
             return F.linear(features, F.pad(weight, (0, 0, 0, -V % 128)))[..., :V]
         return torch.cat([F.linear(features, part) for part in torch.split(weight, HEAD_BLOCK)], -1)
 
+    def capped(self, logits: Tensor) -> Tensor:
+        """Logits of any shape, bent smoothly below config.softcap (Gemma 2, 2024, §2)."""
+        cap = self.config.softcap
+        return cap * torch.tanh(logits.float() / cap) if cap else logits
+
     def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Logits (B, T, V) of ids (B, T), and with targets (B, T) their mean loss in nats.
 
@@ -395,7 +401,7 @@ class GPT(nn.Module):
             weight, rows = Tied.apply(self.wte.weight, idx)  # type: ignore[no-untyped-call]
         else:
             weight, rows = self.lm_head.weight, self.wte(idx)
-        logits = self._logits(self._blocks(idx, rows), weight)
+        logits = self.capped(self._logits(self._blocks(idx, rows), weight))
         if targets is None:
             return logits, None
         loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE)

@@ -1,9 +1,9 @@
 """This project's models under the names, layouts and settings of transformers, both ways.
 
 `gpt2` is GPT2LMHeadModel, whose Conv1D keeps a matrix as (in, out) where nn.Linear keeps
-(out, in); biases that a model lacks are zeros there. `modern` is NanoChatForCausalLM without
-soft-capping, whose queries, keys and values are three matrices. For `canon` transformers has no
-class: an export brings its own, hf_canon.py.
+(out, in); biases that a model lacks are zeros there. `modern` is NanoChatForCausalLM, whose
+queries, keys and values are three matrices. For `canon` transformers has no class: an export
+brings its own, hf_canon.py.
 """
 
 from collections.abc import Mapping
@@ -34,8 +34,8 @@ MODERN_FIXED = {
     "hidden_act": "relu2",
     "attention_bias": False,
     "tie_word_embeddings": False,
-    "final_logit_softcapping": None,
 }
+NANOCHAT_SOFTCAP = 15.0  # where its config.json does not say
 
 
 def hf_config(config: GPTConfig, eot_id: int) -> dict[str, Any]:
@@ -86,6 +86,7 @@ def hf_config(config: GPTConfig, eot_id: int) -> dict[str, Any]:
         "max_position_embeddings": config.block_size,
         "attention_dropout": config.dropout,
         "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_BASE},
+        "final_logit_softcapping": config.softcap or None,
         **MODERN_FIXED,
         **ids,
         "dtype": "float32",
@@ -111,7 +112,7 @@ def settings_of(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         stated = {ours: values[theirs] for ours, theirs in names.items() if theirs in values}
         return {"architecture": "gpt2", "gelu": GELU[activation], **stated}
     if kind == "nanochat":
-        _check(values, MODERN_FIXED, where, required=("final_logit_softcapping",))
+        _check(values, MODERN_FIXED, where)
         rope = values.get("rope_parameters")
         if (
             not isinstance(rope, dict)
@@ -127,6 +128,7 @@ def settings_of(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         names = {"n_layer": "num_hidden_layers", "n_head": "num_attention_heads"}
         names |= {"n_embd": "hidden_size", "block_size": "max_position_embeddings"}
         stated = {ours: values[theirs] for ours, theirs in names.items() if theirs in values}
+        stated["softcap"] = values.get("final_logit_softcapping", NANOCHAT_SOFTCAP) or 0.0
         return {"architecture": "modern", "vocab_size": values.get("vocab_size"), **stated}
     if kind == CANON_TYPE:
         return {"architecture": "canon", **{n: values[n] for n in CANON_FIELDS if n in values}}
@@ -134,14 +136,9 @@ def settings_of(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     raise CheckpointError(f"{where}: model_type: found {kind!r}; allowed: {allowed}")
 
 
-def _check(
-    values: Mapping[str, Any],
-    fixed: Mapping[str, Any],
-    where: str,
-    required: tuple[str, ...] = (),
-) -> None:
+def _check(values: Mapping[str, Any], fixed: Mapping[str, Any], where: str) -> None:
     for key, allowed in fixed.items():
-        found = values.get(key, "nothing" if key in required else allowed)
+        found = values.get(key, allowed)
         if found != allowed:
             raise CheckpointError(f"{where}: {key}: found {found!r}; allowed: {allowed!r}")
 

@@ -16,6 +16,7 @@ names it. From nanoGPT come its GELU, which is the exact one, and the 50,257 tok
 without the 47 that pad its vocabulary.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -38,7 +39,7 @@ from pipeline.model.weights_files import (
     tensors_by_file,
     weights_sha256,
 )
-from pipeline.params import SIZES
+from pipeline.params import LONGEST_CONTEXT, SIZES
 from pipeline.paths import BEST
 from pipeline.storage import read_json
 
@@ -47,7 +48,6 @@ TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer.json")
 CONFIG_FILE = "config.json"
 AS_SAVED = "allowed: as it was saved"
 HUB = "hf://"
-LONGEST_CONTEXT = 2**20  # tokens; a file must not make this process take any memory
 GPT2_VOCAB_SIZE = 50_257
 NANOGPT_VOCAB_SIZE = 50_304  # the same, padded to a multiple of 64
 
@@ -150,7 +150,7 @@ def start_from(model: GPT, pretrained: Pretrained, tokenizer: tokenizers.Tokeniz
             f"({tokenizer.kind}, {tokenizer.vocab_size} tokens, {tokenizer.sha256[:8]}); allowed: "
             f"the same: {remedy}"
         )
-    started = GPT(replace(wanted, gelu=found.gelu))
+    started = GPT(replace(wanted, gelu=found.gelu, softcap=found.softcap))
     state = pretrained.model.state_dict()
     if "wpe.weight" in state:
         state["wpe.weight"] = state["wpe.weight"][: wanted.block_size]
@@ -382,7 +382,13 @@ def _config(state: dict[str, Tensor], stated: dict[str, Any]) -> GPTConfig:
     dropout = stated.get("dropout", 0.0)
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise CheckpointError(f"dropout: found {dropout!r}; allowed: 0 to below 1")
-    return GPTConfig(architecture=architecture, gelu=gelu, dropout=float(dropout), **found)
+    softcap = stated.get("softcap", 0.0)
+    if not isinstance(softcap, int | float) or not 0 <= softcap < math.inf:
+        raise CheckpointError(
+            f"softcap: found {softcap!r}; allowed: a number above 0, or 0 for none"
+        )
+    found |= {"gelu": gelu, "dropout": float(dropout), "softcap": float(softcap)}
+    return GPTConfig(architecture=architecture, **found)
 
 
 def _matrix(state: dict[str, Tensor], name: str) -> Tensor:

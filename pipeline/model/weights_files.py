@@ -23,7 +23,7 @@ def tensors_by_file(index: Path) -> dict[str, list[str]]:
         raise CheckpointError(f"{index}: found no weight_map; {allowed}")
     files: dict[str, list[str]] = {}
     for tensor, name in found.items():
-        if not isinstance(name, str) or name != Path(name).name or name.endswith(INDEX):
+        if not isinstance(name, str) or Path(name).name != (name or None) or name.endswith(INDEX):
             raise CheckpointError(f"{index}: {tensor}: found {name!r}; {allowed}")
         files.setdefault(name, []).append(tensor)
     return files

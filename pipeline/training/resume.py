@@ -140,7 +140,3 @@ class ResumeState:
         """Forget the run: it has succeeded. Its lock stays, for one that may wait for it."""
         self._remove_but(set())
         self._lock.release()
-
-    def release(self) -> None:
-        """Let another process go on."""
-        self._lock.release()

@@ -107,7 +107,6 @@ def run(params: Params, ranks: Ranks, threads: int) -> None:
             fit(trainer, hooks, outputs, resume, params.log.save_interval)
     except Interrupted:
         show.line(f"stopped at step {trainer.step}; its state is saved: `dvc repro` goes on there")
-        ranks.wait()
         raise typer.Exit(130) from None
     except Exception as error:
         if isinstance(error, UserError) or not stopping:
