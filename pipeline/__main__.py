@@ -26,8 +26,8 @@ COMMANDS = (
     "export",
     "bench",
     "plan",
-)  # each is a function of the module of its name
-GROUPS = ("sweep",)  # each is the `app` of the module of its name: commands under one word
+    "sweep",
+)  # each is a function of the module of its name, or its `app`: commands under one word
 UsageError: Any = typer.BadParameter.__base__  # of click, or of typer's own copy of it
 # what a user can mend where a file cannot be written or read
 REMEDIES = {
@@ -49,11 +49,10 @@ def main(arguments: list[str]) -> int:
         pretty_exceptions_enable=False,
     )
     app.callback()(lambda: None)  # keeps the command's name even where one alone is mounted
-    every = (*COMMANDS, *GROUPS)
-    asked = [name for name in arguments[:1] if name in every]
-    for name in asked or every:  # only what was asked for is imported
+    asked = [name for name in arguments[:1] if name in COMMANDS]
+    for name in asked or COMMANDS:  # only what was asked for is imported
         module = import_module(f"pipeline.{name}")
-        if name in GROUPS:
+        if hasattr(module, "app"):
             app.add_typer(module.app, name=name)
         else:
             app.command(name)(getattr(module, name))

@@ -18,11 +18,6 @@ def parse_lock(data: bytes) -> dict[str, Any]:
     return stages
 
 
-def outputs(lock: dict[str, Any]) -> list[dict[str, Any]]:
-    """The entries of all that the stages wrote."""
-    return [out for stage in lock.values() for out in stage.get("outs", [])]
-
-
 def producer_of(lock: dict[str, Any], path: str) -> str | None:
     """The stage that makes a file or folder, alone or inside a folder; None where none does."""
     for stage, entry in lock.items():

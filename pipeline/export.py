@@ -72,7 +72,7 @@ def write_safetensors(folder: Path, pretrained: "Pretrained") -> None:
     from pipeline.model.tensor_file import save_safetensors
 
     model = pretrained.model
-    state = {name: tensor for name, tensor in model.state_dict().items() if not _tied(model, name)}
+    state = {name: p.detach() for name, p in model.named_parameters()}  # a tied head once
     tokenizer = pretrained.load_tokenizer()
     header = {"config": asdict(model.config), "tokenizer": tokenizer.to_json()}
     save_safetensors(folder / "model.safetensors", state, header)
@@ -88,10 +88,6 @@ def _write_lineage(folder: Path, pretrained: "Pretrained") -> tuple[str, dict[st
     kept = {"sha256": sha256, "exported_sha256": sha256_file(folder / "model.safetensors")}
     write_json(folder / card.LINEAGE_FILE, {**kept, "origin": origin})
     return sha256, origin
-
-
-def _tied(model: Any, name: str) -> bool:
-    return name == "lm_head.weight" and model.lm_head.weight is model.wte.weight
 
 
 def write_hf(folder: Path, pretrained: "Pretrained") -> None:

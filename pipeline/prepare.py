@@ -118,7 +118,7 @@ def _write_text(
     )
     tokenizer = _make_tokenizer(settings, train_text)
     workers = worker_count(params.log.workers, found.text_bytes)
-    started = time.monotonic()
+    started = time.perf_counter()
     work, end_documents = jobs(routed("tokens")), found.documents > 1
     if params.log.scheduler is None:
         by = f"{workers} process{'es' * (workers > 1)}"
@@ -128,7 +128,7 @@ def _write_text(
         results = _by_cluster(tokenizer, work, end_documents, params.log.scheduler)
     splits = _write_splits(new, results, tokenizer, settings)
     check_sizes({split: counts["bytes"] for split, counts in splits.items()}, *fractions)
-    seconds = time.monotonic() - started
+    seconds = time.perf_counter() - started
     megabytes = found.text_bytes / 1e6
     tokens = sum(split["tokens"] for split in splits.values())
     console.print(

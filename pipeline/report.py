@@ -8,7 +8,6 @@ from pathlib import Path
 
 import typer
 
-from pipeline.errors import ReportError
 from pipeline.params import Params, load_params
 from pipeline.paths import FIGURES, PROVENANCE, README, REPORT_PAGE, REPORTS, RESULTS_PAGE, SAMPLES
 
@@ -20,15 +19,13 @@ def report(
 
     Example: `python -m pipeline report --check`
     """
-    from pipeline.reporting.results import changed_start
-    from pipeline.reporting.stages import stale_inputs
+    from pipeline.reporting.results import refuse_changed_start
+    from pipeline.reporting.stages import refuse_stale_inputs
     from pipeline.reporting.written import left_over, write_or_compare
 
     params = load_params()
-    if stale := stale_inputs():
-        raise ReportError(stale)
-    if stale := changed_start():
-        raise ReportError(stale)
+    refuse_stale_inputs()
+    refuse_changed_start()
     files, sections = _rendered(params)
     leftover = left_over(FIGURES, files)
 

@@ -29,7 +29,7 @@ def train() -> None:
         _train_by_several(params)
         return
     ranks = Ranks.from_environment()
-    threads = runtime.count_threads(params.train.threads)
+    threads = runtime.count_threads(params.train)
     if params.train.threads == "auto":
         params = params.with_train(threads=max(1, threads // ranks.local_size))
     runtime.prepare_process(params.train)

@@ -10,7 +10,14 @@ import tiktoken
 import tiktoken_ext.openai_public
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tokenizers import ByteLevelBPETokenizer, normalizers
+from tokenizers import (
+    ByteLevelBPETokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -150,12 +157,25 @@ def changed(**parts: object) -> dict[str, object]:
     return {**json.loads(TRAINED.to_str()), **parts}
 
 
+def without_all_bytes() -> dict[str, object]:
+    """As BpeTrainer makes one without initial_alphabet: of the bytes that its text has."""
+    peer = HuggingFaceTokenizer(models.BPE())
+    peer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    peer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=80, special_tokens=["<|endoftext|>"], show_progress=False
+    )
+    peer.train_from_iterator(["the cat sat on the mat"] * 50, trainer)
+    return dict(json.loads(peer.to_str()))
+
+
 LOWER = json.loads(normalizers.Lowercase().__getstate__())
 PREFIX = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
 FOREIGN = {
     "a normalizer": changed(normalizer=LOWER),
     "a space before": changed(pre_tokenizer=PREFIX),
     "no split": changed(pre_tokenizer=None),
+    "bytes without a token": without_all_bytes(),
     "no end": changed(added_tokens=[]),
     "an id beyond all": changed(
         model={**json.loads(TRAINED.to_str())["model"], "vocab": {"a": 10**12}}

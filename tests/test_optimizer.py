@@ -1,10 +1,15 @@
 """Muon is torch.optim.Muon, weight decay acts on matrices alone, rates keep their ratios."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from pipeline.model.gpt import ARCHITECTURES, GPT, GPTConfig
+from pipeline.params import load_params
 from pipeline.training.optimizer import Muon, build_optimizers, set_lr
+
+SHIPPED = load_params(Path(__file__).parent.parent / "params.yaml").train
 
 
 def test_muon_equals_torchs_own_on_stacked_and_plain_matrices() -> None:
@@ -14,7 +19,7 @@ def test_muon_equals_torchs_own_on_stacked_and_plain_matrices() -> None:
     stacked = torch.nn.Parameter(torch.cat([plain[0].detach(), plain[3].detach()]))
     theirs = torch.optim.Muon(plain, lr=0.1, weight_decay=0.2, momentum=0.95)
     own = [torch.nn.Parameter(p.detach().clone()) for p in plain[1:3]]
-    ours = Muon([(stacked, 2), (own[0], 1), (own[1], 1)], 0.1, 0.2, 0.95, torch.bfloat16)
+    ours = Muon([(stacked, 2), (own[0], 1), (own[1], 1)], 0.1, 0.2, torch.bfloat16)
     for _ in range(3):
         gradients = [torch.randn(s, generator=generator) for s in shapes]
         for parameter, gradient in zip(plain, gradients, strict=True):
@@ -29,7 +34,7 @@ def test_muon_equals_torchs_own_on_stacked_and_plain_matrices() -> None:
 
 def test_muon_in_fp32_makes_singular_values_alike() -> None:
     parameter = torch.nn.Parameter(torch.zeros(32, 64))
-    muon = Muon([(parameter, 1)], lr=1.0, weight_decay=0.0, momentum=0.95, dtype=torch.float32)
+    muon = Muon([(parameter, 1)], lr=1.0, weight_decay=0.0, dtype=torch.float32)
     parameter.grad = torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
     muon.step()
     values = torch.linalg.svdvals(parameter.detach())
@@ -39,11 +44,11 @@ def test_muon_in_fp32_makes_singular_values_alike() -> None:
 
 def build(optimizer: str, architecture: str = "gpt2") -> tuple[GPT, list[torch.optim.Optimizer]]:
     model = GPT(GPTConfig(architecture, 2, 2, 16, 8, 31))
-    optimizers = build_optimizers(
-        model, optimizer=optimizer, lr=0.01, muon_lr_ratio=4.0, embedding_lr_ratio=30.0,
-        weight_decay=0.1, betas=(0.9, 0.95), copies=None, momentum=0.95, muon_dtype=torch.float32,
-    )  # fmt: skip
-    return model, optimizers
+    settings = {"optimizer": optimizer, "lr": 0.01, "muon_lr_ratio": 4.0}
+    params = load_params(Path(__file__).parent.parent / "params.yaml").train.model_copy(
+        update=settings
+    )
+    return model, build_optimizers(model, params, None, torch.float32)
 
 
 def test_decay_acts_on_matrices_only_and_every_parameter_is_in_one_group() -> None:

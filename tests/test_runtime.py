@@ -100,10 +100,7 @@ model.initialise(1)
 stated = {"architecture": "modern", "n_head": 2, "block_size": 8}
 read = build_model(model.state_dict(), stated)
 assert list(generate(read, [1], max_new_tokens=2, temperature=0.8, top_k=0, seed=1))
-optimizers = build_optimizers(
-    model, optimizer="muon", lr=0.1, muon_lr_ratio=1.0, embedding_lr_ratio=1.0, weight_decay=0.1,
-    betas=(0.9, 0.95), copies=None, momentum=0.95, muon_dtype=torch.float32,
-)
+optimizers = build_optimizers(model, train, None, torch.float32)
 ids = torch.arange(8)[None]
 model(ids, ids)[1].backward()
 for optimizer in optimizers:

@@ -1,19 +1,22 @@
 """The learning rate goes up, stays or falls as its schedule says, and ends at min_lr."""
 
+from pathlib import Path
+
 import pytest
 
+from pipeline.params import load_params
 from pipeline.training.schedule import lr_at
+
+SHIPPED = load_params(Path(__file__).parent.parent / "params.yaml").train
 
 
 def rates(schedule: str, **changes: float) -> list[float]:
     settings = {
-        "lr": 1.0,
-        "min_lr": 0.1,
-        "warmup_steps": 10,
-        "max_steps": 100,
-        "decay_fraction": 0.5,
-    }
-    return [lr_at(step, schedule=schedule, **{**settings, **changes}) for step in range(1, 101)]
+        "schedule": schedule, "lr": 1.0, "min_lr": 0.1, "warmup_steps": 10, "max_steps": 100,
+        "decay_fraction": 0.5, **changes,
+    }  # fmt: skip
+    params = SHIPPED.model_copy(update=settings)
+    return [lr_at(step, params) for step in range(1, 101)]
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "wsd", "constant"])

@@ -1,6 +1,7 @@
 """A token file gives back the ids it was given, or says in one line why it cannot."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.split_writer import BinWriter, TokenFileInfo, write_tensors
+from pipeline.corpus.split_writer import BinWriter, write_tensors
 from pipeline.corpus.token_file import (
     load_split,
     read_tokens,
@@ -24,7 +25,7 @@ TOKENIZER = "ab" * 32
 
 def write(
     path: Path, ids: list[int], *, vocab_size: int = 300, tokenizer: str = TOKENIZER
-) -> TokenFileInfo:
+) -> dict[str, Any]:
     pieces = [np.array(ids[n : n + 2], dtype=np.int64) for n in range(0, len(ids), 2)]
     if path.suffix == ".pt":
         return write_tensors(path, pieces, vocab_size, eot_id=vocab_size - 1)
@@ -40,7 +41,7 @@ def prepared(folder: Path, ids: list[int], suffix: str = "bin") -> Path:
     meta = {
         "format": suffix,
         "tokenizer": {"sha256": TOKENIZER, "vocab_size": 300},
-        "splits": {"train": {"tokens": written.tokens, "sha256": written.sha256}},
+        "splits": {"train": {"tokens": written["tokens"], "sha256": written["sha256"]}},
     }
     (folder / "meta.json").write_text(json.dumps(meta))
     (folder / "tokenizer.json").write_text(json.dumps({"sha256": TOKENIZER}))
@@ -59,7 +60,7 @@ def test_ids_come_back_as_written(
     assert file.tokens.itemsize == (2 if vocab_size == 65_536 else 4)
     assert path.stat().st_size == 128 + len(ids) * file.tokens.itemsize
     assert (file.vocab_size, file.tokenizer_sha256) == (vocab_size, TOKENIZER)
-    assert (written.tokens, written.sha256) == (len(ids), file.sha256)
+    assert (written["tokens"], written["sha256"]) == (len(ids), file.sha256)
     verify_tokens(path)
 
 
@@ -222,6 +223,13 @@ def test_a_pt_file_that_is_no_tensor_is_refused(tmp_path: Path, content: bytes) 
     (tmp_path / "train.pt").write_bytes(content)
     with pytest.raises(TokenFileError, match=r"train\.pt: cut short or not token lists"):
         load_split(tmp_path, "train")
+
+
+def test_a_pt_file_of_no_split_is_named(tmp_path: Path) -> None:
+    prepared(tmp_path, [5, 6, 7], "pt")
+    shutil.copy(tmp_path / "train.pt", tmp_path / "stray.pt")
+    with pytest.raises(TokenFileError, match=r"stray\.pt: found no split of this name"):
+        verify_tokens(tmp_path / "stray.pt")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

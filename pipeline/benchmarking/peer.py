@@ -7,7 +7,6 @@ import pickle
 import re
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +102,7 @@ def val_loss(checkpoint: str, tokens: str) -> float:
     from pipeline.model.pretrained import load_pretrained
 
     ids, model = np.fromfile(tokens, np.uint16), load_pretrained(checkpoint).model
-    score = score_split(model, ids, overlap=0.0, batch_size=16, autocast=nullcontext, name="val")
-    return score.loss
+    return score_split(model, ids, overlap=0.0, batch_size=16, name="val").loss
 
 
 if __name__ == "__main__":

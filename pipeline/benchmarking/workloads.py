@@ -104,18 +104,8 @@ SPEED = {
     "124m": Speed("gpt2", 12, 12, 768, 256, 4, max_steps=5000, warm_up=3, steps=6),
     "124m-1024": Speed("gpt2", 12, 12, 768, 1024, 12, max_steps=5000, warm_up=20, steps=50),
 }
-MACBOOK = {
-    "n_layer": 4,
-    "n_head": 4,
-    "n_embd": 128,
-    "block_size": 64,
-    "batch_size": 12,
-    "dropout": 0.0,
-    "max_iters": 2000,
-    "lr_decay_iters": 2000,
-    "eval_interval": 250,
-    "eval_iters": 20,
-}
+# "char" as its README runs it, to the end
+MACBOOK = {**SPEED["char"].nanogpt(), "max_iters": 2000, "eval_interval": 250, "eval_iters": 20}
 MODERN: dict[str, dict[str, Any]] = {
     "model": {"architecture": "modern", "size": "custom", "dropout": 0.0},
     "train": {

@@ -20,21 +20,20 @@ _ODD = 0x9E3779B97F4A7C15
 
 def repeated_windows(train: TokenStream, held_out: TokenStream) -> tuple[int, int]:
     """(windows of the held-out split that also stand in train, all of them, one after another)."""
-    wanted = [hashes[::WINDOW] for hashes in _hashes(held_out, WINDOW)]
+    wanted = [hashes[::WINDOW] for hashes in _hashes(held_out)]
     if not wanted:
         return 0, 0
     asked = np.concatenate(wanted)
     kinds, times = np.unique(asked, return_counts=True)
     found = np.zeros(len(kinds), dtype=bool)
-    for hashes in _hashes(train, 1):
+    for hashes in _hashes(train):
         place = np.searchsorted(kinds, hashes).clip(max=len(kinds) - 1)
         found[place[kinds[place] == hashes]] = True
     return int(times[found].sum()), len(asked)
 
 
-def _hashes(tokens: TokenStream, multiple: int) -> Iterator[NDArray[np.uint64]]:
-    """A hash of the WINDOW tokens at every place, in blocks that begin at multiples."""
-    assert _AT_ONCE % multiple == 0
+def _hashes(tokens: TokenStream) -> Iterator[NDArray[np.uint64]]:
+    """A hash of the WINDOW tokens at every place, in blocks that begin at multiples of WINDOW."""
     for start in range(0, len(tokens) - WINDOW + 1, _AT_ONCE):
         yield _window_hashes(tokens[start : start + _AT_ONCE + WINDOW - 1])
 

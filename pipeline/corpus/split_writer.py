@@ -5,7 +5,6 @@ import io
 import os
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -17,14 +16,6 @@ from pipeline.corpus.token_file import HEADER, MAGIC, VERSION, check_range, id_d
 from pipeline.corpus.token_stream import document_bounds
 from pipeline.corpus.tokenizers import Tokenizer
 from pipeline.storage import atomic_writer, sha256_json, write_bytes
-
-
-@dataclass(frozen=True)
-class TokenFileInfo:
-    """What was written."""
-
-    tokens: int
-    sha256: str  # of the ids
 
 
 class SplitWriter:
@@ -41,7 +32,7 @@ class SplitWriter:
         self._shard_tokens = shard_tokens
         self._stack = ExitStack()
         self._writer: BinWriter | None = None
-        self._done: list[TokenFileInfo] = []
+        self._done: list[dict[str, Any]] = []
         self._in_memory: list[npt.NDArray[Any]] = []
 
     def __enter__(self) -> "SplitWriter":
@@ -74,15 +65,14 @@ class SplitWriter:
         tokenizer = self._tokenizer
         if self._writer is None:
             path = self._folder / f"{self._split}.pt"
-            written = write_tensors(path, self._in_memory, tokenizer.vocab_size, tokenizer.eot_id)
-            return asdict(written)
+            return write_tensors(path, self._in_memory, tokenizer.vocab_size, tokenizer.eot_id)
         self._close()
         if len(self._done) == 1:
-            return asdict(self._done[0])
+            return self._done[0]
         return {
-            "tokens": sum(shard.tokens for shard in self._done),
-            "sha256": sha256_json([shard.sha256 for shard in self._done]),
-            "shards": [asdict(shard) for shard in self._done],
+            "tokens": sum(shard["tokens"] for shard in self._done),
+            "sha256": sha256_json([shard["sha256"] for shard in self._done]),
+            "shards": self._done,
         }
 
     def _open(self, name: str) -> None:
@@ -122,19 +112,19 @@ class BinWriter:
         self._digest.update(data)
         self.count += len(ids)
 
-    def finish(self) -> TokenFileInfo:
-        """Write the header."""
+    def finish(self) -> dict[str, Any]:
+        """Write the header; how many ids there are, and their sha256."""
         digest = self._digest.digest()
         itemsize = self._dtype.itemsize
         header = (MAGIC, VERSION, itemsize, self.count, self._vocab_size, self._tokenizer, digest)
         self._file.seek(0)
         self._file.write(HEADER.pack(*header))
-        return TokenFileInfo(self.count, digest.hex())
+        return {"tokens": self.count, "sha256": digest.hex()}
 
 
 def write_tensors(
     path: Path, pieces: Iterable[npt.NDArray[Any]], vocab_size: int, eot_id: int
-) -> TokenFileInfo:
+) -> dict[str, Any]:
     """Write ids to a .pt file, a tensor for each document, which ends with eot_id.
 
     Raises TokenFileError for an id outside the vocabulary.
@@ -150,4 +140,4 @@ def write_tensors(
     buffer = io.BytesIO()  # torch.save writes a path's name into the file; a buffer has none
     torch.save(list(documents), buffer)
     write_bytes(path, buffer.getvalue())
-    return TokenFileInfo(len(ids), hashlib.sha256(ids.tobytes()).hexdigest())
+    return {"tokens": len(ids), "sha256": hashlib.sha256(ids.tobytes()).hexdigest()}

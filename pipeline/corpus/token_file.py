@@ -170,7 +170,9 @@ def _read_tensors(path: Path) -> TokenFile:
         raise
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
         raise TokenFileError(f"{path}: cut short or not token lists; {AGAIN}") from None
-    stated = meta["splits"][path.stem]
+    stated = meta["splits"].get(path.stem)
+    if stated is None:
+        raise TokenFileError(f"{path}: found no split of this name in meta.json; {AGAIN}")
     try:
         ids = np.concatenate([np.empty(0, np.int32), *(tensor.numpy() for tensor in value)])
     except (AttributeError, TypeError, ValueError):

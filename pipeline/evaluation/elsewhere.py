@@ -1,7 +1,6 @@
 """Any model on any text: what `evaluate --checkpoint` and `evaluate --text` print."""
 
 import math
-from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,7 +50,6 @@ def score_elsewhere(params: Params, checkpoint: str, text: Path | None) -> list[
             ids,
             overlap=params.evaluate.overlap,
             batch_size=params.evaluate.batch_size,
-            autocast=nullcontext,
             name=name,
             block_size=max(1, min(model.config.block_size, len(ids) - 1)),
         )

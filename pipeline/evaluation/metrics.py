@@ -1,6 +1,5 @@
 """What reports/metrics.json and data/evaluation hold, computed from best.pt and the tokens."""
 
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,14 +53,8 @@ def compute(params: Params) -> Evaluation:
     check_tokenizer(BEST.name, tokenizer, "the tokens that it was trained on; `dvc repro`")
 
     def score(name: str, overlap: float) -> Score:
-        return score_split(
-            model,
-            splits[name],
-            overlap=overlap,
-            batch_size=params.evaluate.batch_size,
-            autocast=nullcontext,
-            name=name,
-        )
+        size = params.evaluate.batch_size
+        return score_split(model, splits[name], overlap=overlap, batch_size=size, name=name)
 
     splits = {name: load_split(TOKENS, name).tokens[:] for name in ("val", "test")}
     train = load_split(TOKENS, "train").tokens[-baselines.MOST_TOKENS :]

@@ -9,7 +9,7 @@ first token has no context and is no target. (Sliding windows: Baevski and Auli 
 import math
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,8 +84,8 @@ def score_split(
     *,
     overlap: float,
     batch_size: int,
-    autocast: Callable[[], AbstractContextManager[Any]],
     name: str,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     most_windows: int = 0,
     block_size: int | None = None,
 ) -> Score:

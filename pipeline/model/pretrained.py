@@ -363,32 +363,26 @@ def _config(state: dict[str, Tensor], stated: dict[str, Any]) -> GPTConfig:
     for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size"):
         if type(found[name]) is not int or found[name] < 1:
             raise CheckpointError(f"{name}: found {found[name]!r}; allowed: a number above 0")
-    if found["block_size"] > LONGEST_CONTEXT:  # modern's stands in no tensor's shape
-        raise CheckpointError(
-            f"block_size: found {found['block_size']:,}; allowed: at most {LONGEST_CONTEXT:,}"
-        )
-    if found["n_embd"] % found["n_head"]:
-        raise CheckpointError(
-            f"n_head: found {found['n_head']}; allowed: a divisor of n_embd ({found['n_embd']})"
-        )
-    if architecture != "gpt2" and found["n_embd"] // found["n_head"] % 2:
-        raise CheckpointError(
-            f"n_head: found {found['n_head']}; allowed: one that gives an even head size "
-            f"(n_embd is {found['n_embd']})"
-        )
-    gelu = stated.get("gelu", "tanh")
-    if gelu not in ("tanh", "none"):
-        raise CheckpointError(f"gelu: found {gelu!r}; allowed: tanh, none")
-    dropout = stated.get("dropout", 0.0)
-    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise CheckpointError(f"dropout: found {dropout!r}; allowed: 0 to below 1")
-    softcap = stated.get("softcap", 0.0)
-    if not isinstance(softcap, int | float) or not 0 <= softcap < math.inf:
-        raise CheckpointError(
-            f"softcap: found {softcap!r}; allowed: a number above 0, or 0 for none"
-        )
-    found |= {"gelu": gelu, "dropout": float(dropout), "softcap": float(softcap)}
+    for name, usual in (("gelu", "tanh"), ("dropout", 0.0), ("softcap", 0.0)):
+        found[name] = stated.get(name, usual)
+    width, heads, most = found["n_embd"], found["n_head"], LONGEST_CONTEXT
+    even = f"one that gives an even head size (n_embd is {width})"
+    for name, fits, allowed in (
+        ("block_size", found["block_size"] <= most, f"at most {most}"),  # in no tensor's shape
+        ("n_head", width % heads == 0, f"a divisor of n_embd ({width})"),
+        ("n_head", architecture == "gpt2" or width // heads % 2 == 0, even),
+        ("gelu", found["gelu"] in ("tanh", "none"), "tanh, none"),
+        ("dropout", _is_below(found["dropout"], 1), "0 to below 1"),
+        ("softcap", _is_below(found["softcap"], math.inf), "a number above 0, or 0 for none"),
+    ):
+        if not fits:
+            raise CheckpointError(f"{name}: found {found[name]!r}; allowed: {allowed}")
+    found |= {name: float(found[name]) for name in ("dropout", "softcap")}
     return GPTConfig(architecture=architecture, **found)
+
+
+def _is_below(value: Any, most: float) -> bool:
+    return isinstance(value, int | float) and 0 <= value < most
 
 
 def _matrix(state: dict[str, Tensor], name: str) -> Tensor:

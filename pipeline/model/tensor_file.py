@@ -46,7 +46,7 @@ def save_tensors(path: Path, payload: dict[str, Any]) -> None:
             raise
 
 
-def read_tensors(path: Path, device: str = "cpu") -> dict[str, Any]:
+def read_tensors(path: Path) -> dict[str, Any]:
     """Read what save_tensors wrote, or another's .pt or .bin; raises CheckpointError."""
     try:
         with path.open("rb") as file:
@@ -63,7 +63,7 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, Any]:
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         raise CheckpointError(f"{path}: not a whole checkpoint: {error}") from None
     try:
-        payload = torch.load(path, map_location=device, weights_only=True)
+        payload = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # torch's text says how to execute what is in the file
         raise CheckpointError(f"{path}: refused: {FOREIGN}") from None
     except Exception as error:  # a foreign file can fail in any way

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.corpus.remote_files import is_remote
-from pipeline.dvc_lock import outputs, producer_of, upstream
+from pipeline.dvc_lock import producer_of, upstream
 from pipeline.errors import ReportError
 from pipeline.paths import (
     EVALUATION_RUN,
@@ -85,21 +85,19 @@ def check_params(tree: Tree, file: str, locked: dict[str, Any]) -> dict[str, str
     """{key: what is wrong} for each parameter of a stage that is not as recorded."""
     data = tree.read(file)
     values = _settings(data, file) if data is not None else {}
-    problems = {}
+    pairs: dict[str, tuple[Any, Any]] = {}
     for key, recorded in locked.items():
         current = value_at(values, key)
-        if current == recorded:
-            continue
         if isinstance(current, dict) and isinstance(recorded, dict):
             names = sorted({*current, *recorded})
-            for name in names:
-                if current.get(name) != recorded.get(name):
-                    problems[f"{key}.{name}"] = (
-                        f"is {current.get(name)!r}, dvc.lock has {recorded.get(name)!r}"
-                    )
+            pairs |= {f"{key}.{name}": (current.get(name), recorded.get(name)) for name in names}
         else:
-            problems[key] = f"is {current!r}, dvc.lock has {recorded!r}"
-    return problems
+            pairs[key] = current, recorded
+    return {
+        key: f"is {current!r}, dvc.lock has {recorded!r}"
+        for key, (current, recorded) in pairs.items()
+        if current != recorded
+    }
 
 
 def stage_node(tree: Tree, lock: dict[str, Any], stage: str, seen: set[str]) -> Node:
@@ -181,11 +179,11 @@ def find_value(tree: Tree, name: str) -> tuple[str, str]:
     value = value_at(values, name)
     if value is not None:
         return f"{name} = {json.dumps(value)}", metrics
-    made = [out["path"] for out in outputs(read_lock(tree))]
+    lock = read_lock(tree)
     wanted = name.removeprefix("reports/").removeprefix("figures/").removesuffix(".png")
     for result in (FIGURES, HISTORY, SAMPLES, RESULTS_PAGE, REPORT_PAGE, METRICS, PROVENANCE):
         path = result.as_posix()
-        if path not in made:
+        if producer_of(lock, path) is None:
             continue
         if result == FIGURES:
             file = f"{path}/{wanted}.png"

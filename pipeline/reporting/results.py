@@ -60,16 +60,17 @@ def read_results() -> Results:
     )
 
 
-def changed_start() -> str | None:
-    """One line where train.init_from names a file that no longer is what the run started from.
+def refuse_changed_start() -> None:
+    """Raise ReportError where train.init_from names a file that is not what the run started from.
 
     DVC sees this by itself for a file in data/init, but not for one elsewhere.
     """
     start = _read_json(RUN).get("init_from")
     file = Path(start["file"]) if start and start["file"] else None
-    if file is None or not are_there(file) or weights_sha256(file) == start["sha256"]:
-        return None
-    return f"{file} has changed since train started from it; run `dvc repro --force train`"
+    if file is not None and are_there(file) and weights_sha256(file) != start["sha256"]:
+        raise ReportError(
+            f"{file} has changed since train started from it; run `dvc repro --force train`"
+        )
 
 
 def _read_json(path: Path, kind: type = dict) -> Any:

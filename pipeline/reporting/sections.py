@@ -170,11 +170,9 @@ def logs(results: Results, reports: str) -> str:
 
 def samples(results: Results, reports: str) -> str:
     """What the finished model writes, and what it wrote on the way."""
-    finished = "\n\n".join(
-        f"{_sentence(sample)}:\n\n{fenced(sample['text'])}" for sample in results.generated
-    )
-    on_the_way = "\n\n".join(
-        f"{_sentence(sample)}:\n\n{fenced(sample['text'])}" for sample in results.run["samples"]
+    finished, on_the_way = (
+        "\n\n".join(f"{_sentence(sample)}:\n\n{fenced(sample['text'])}" for sample in drawn)
+        for drawn in (results.generated, results.run["samples"])
     )
     if on_the_way:
         on_the_way = (
@@ -191,10 +189,11 @@ def _sentence(sample: dict[str, Any]) -> str:
 def provenance_table(provenance: dict[str, Any], reports: str) -> str:
     """What the results came from, by content: anyone can hash the same things and compare."""
     corpus, tokens = provenance["corpus"], provenance["tokens"]
+    start = [provenance.get("init_from")]
     rows = [
         (f"corpus: {corpus['name']}, {code(corpus['source'])}", code(corpus["sha256"])),
         (f"tokenizer: {tokens['tokenizer']['kind']}", code(tokens["tokenizer"]["sha256"])),
-        *_start(provenance),
+        *((f"weights to start from: {code(s['source'])}", code(s["sha256"])) for s in start if s),
         *((f"tokens: {name}", code(s["sha256"])) for name, s in tokens["splits"].items()),
         *(
             (f"parameters: `{name}`", code(digest))
@@ -204,7 +203,11 @@ def provenance_table(provenance: dict[str, Any], reports: str) -> str:
             (f"code of `{name}` ({len(stage['files'])} files)", code(stage["code"]))
             for name, stage in provenance["stages"].items()
         ),
-        *((f"checkpoint: {name}", code(digest)) for name, digest in _weights(provenance)),
+        *(
+            (f"checkpoint: {name}", code(digest))
+            for name, digest in provenance["checkpoints"].items()
+            if name.endswith(".pt")
+        ),
     ]
     trained_on, evaluated_on = provenance["platform"], provenance["evaluated_on"]
     others = {
@@ -238,19 +241,6 @@ def _hashed(corpus: dict[str, Any], tokens: dict[str, Any]) -> str:
         f"What is hashed: of the corpus {text}; of tokens {ids}; of code, tokenizer and parameters "
         "(`train.lr: auto` as what it came to) their JSON with sorted keys (`sha256_json`)."
     )
-
-
-def _start(provenance: dict[str, Any]) -> list[tuple[str, str]]:
-    start = provenance.get("init_from")
-    return (
-        [(f"weights to start from: {code(start['source'])}", code(start["sha256"]))]
-        if start
-        else []
-    )
-
-
-def _weights(provenance: dict[str, Any]) -> list[tuple[str, str]]:
-    return [item for item in provenance["checkpoints"].items() if item[0].endswith(".pt")]
 
 
 def fenced(text: str) -> str:

@@ -89,8 +89,8 @@ def dvc_json(*arguments: str) -> Any:
     return json.loads(dvc(*arguments, "--json") or "{}")
 
 
-def stale_inputs() -> str | None:
-    """One line on the first stage before report whose results are not those of this tree."""
+def refuse_stale_inputs() -> None:
+    """Raise ReportError on the first stage before report whose results are not of this tree."""
     changes = dvc_json("status", "--with-deps", LAST_INPUT)
     stages = read_stages()
     made = tuple(f"{out}/" for stage in stages for out in stage.outs)
@@ -99,21 +99,20 @@ def stale_inputs() -> str | None:
         found = [what for change in changes.get(name, ()) for what in _described(change)]
         absent = _absent(changes.get(name, ()))
         if lacking := [path for path in absent if not f"{path}/".startswith(made)]:
-            return f"{_first(lacking)}: not here; `dvc pull` or git brings it"
+            raise ReportError(f"{_first(lacking)}: not here; `dvc pull` or git brings it")
         gone = [path for path in absent if not Path(path).exists()]
-        if found and len(absent) == len(found) and not gone:
-            return (
-                f"stage {name}: {_first(found)}; `dvc commit {name}` puts it into DVC's cache if "
-                "it is unchanged, `dvc repro` makes it again"
-            )
-        if found and len(absent) == len(found):
-            return (
+        if found and len(absent) < len(found):
+            raise ReportError(f"stage {name} is stale ({_first(found)}); run `dvc repro`")
+        if gone:
+            raise ReportError(
                 f"stage {name}: {_first(gone)}: not here; `dvc pull` (or `dvc checkout`) "
                 "brings it, `dvc repro` makes it again"
             )
         if found:
-            return f"stage {name} is stale ({_first(found)}); run `dvc repro`"
-    return None
+            raise ReportError(
+                f"stage {name}: {_first(found)}; `dvc commit {name}` puts it into DVC's cache if "
+                "it is unchanged, `dvc repro` makes it again"
+            )
 
 
 def _first(found: list[str]) -> str:

@@ -66,8 +66,10 @@ def _loss(c: Ground, record: Record) -> Figure:
         best = " (best)" if place == 0 and len(found) > 1 else ""
         label = shortened(", ".join(filter(None, parts)), LONGEST_LABEL) + best
         for run in same:  # seeds of one setting in one color
+            steps, tokens, losses = zip(*run["curve"], strict=True)
             axes.plot(
-                *zip(*_points(run, by_tokens), strict=True),
+                tokens if by_tokens else steps,
+                losses,
                 "o-",
                 color=c.shade(place / max(len(found) - 1, 1)),
                 linewidth=2.6 if place == 0 else 1.4,
@@ -182,10 +184,6 @@ def _in_order(runs: list[Run], key: str) -> list[Any]:
     values = list({json.dumps(run["settings"][key]): run["settings"][key] for run in runs}.values())
     numeric = all(isinstance(value, (int, float)) for value in values)
     return sorted(values) if numeric else values
-
-
-def _points(run: Run, by_tokens: bool) -> list[tuple[float, float]]:
-    return [(tokens if by_tokens else step, loss) for step, tokens, loss in run["curve"]]
 
 
 def _is_grid(record: Record, keys: list[str]) -> bool:

@@ -22,9 +22,9 @@ from pipeline.training.sharding import whole
 KEYS = ("config", "model_state_dict", "step", "tokenizer")
 
 
-def read_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
     """The dict of a checkpoint file, its keys checked."""
-    checkpoint = read_tensors(path, device)
+    checkpoint = read_tensors(path)
     missing = [key for key in KEYS if key not in checkpoint]
     if missing:
         raise CheckpointError(f"{path}: not one of ours: {', '.join(missing)} missing")
@@ -37,7 +37,7 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> tuple[GPT, dict[st
     Raises CheckpointError where the file is missing, damaged, foreign, or does not fit.
     """
     path = Path(path)
-    checkpoint = read_checkpoint(path, device)
+    checkpoint = read_checkpoint(path)
     config, weights = checkpoint["config"], checkpoint["model_state_dict"]
     if not isinstance(config, dict) or not isinstance(weights, dict):
         raise CheckpointError(f"{path}: its config and its weights must each be a dict")
@@ -48,27 +48,10 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> tuple[GPT, dict[st
     return model.to(device), checkpoint
 
 
-def checkpoint_payload(
-    model: GPT,
-    *,
-    step: int,
-    loss: float,
-    best_loss: float | None,
-    learning_rate: float,
-    history: dict[str, Any],
-    tokenizer: dict[str, Any],
-) -> dict[str, Any]:
-    """The dict that a checkpoint file holds."""
-    return {
-        "config": asdict(model.config),
-        "model_state_dict": plain_copy(model.state_dict()),
-        "step": step,
-        "loss": loss,
-        "best_loss": best_loss,
-        "learning_rate": learning_rate,
-        "history": history,
-        "tokenizer": tokenizer,
-    }
+def checkpoint_payload(model: GPT, **facts: Any) -> dict[str, Any]:
+    """The dict that a checkpoint file holds; facts: its other keys, in their order."""
+    weights = plain_copy(model.state_dict())
+    return {"config": asdict(model.config), "model_state_dict": weights, **facts}
 
 
 def optimizer_tensors(

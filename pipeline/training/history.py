@@ -10,8 +10,6 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pipeline.storage import write_text
-
 
 @dataclass(frozen=True)
 class Row:
@@ -50,12 +48,8 @@ class History:
         """All rows, as reports/train.csv has them."""
         return _lines([COLUMNS, *map(astuple, self.rows)])
 
-    def write_csv(self, path: Path) -> None:
-        """Write all rows."""
-        write_text(path, self.to_csv())
-
     def append_csv(self, path: Path) -> None:
-        """Add the newest row to a file that write_csv began, so that a run can be watched."""
+        """Add the newest row to a file of to_csv, so that a run can be watched."""
         with path.open("a", encoding="utf-8", newline="") as file:
             file.write(_lines([astuple(self.rows[-1])]))
 

@@ -48,7 +48,6 @@ from pipeline.training.samples import format_samples
 from pipeline.training.schedule import lr_at
 from pipeline.training.sharding import whole
 
-MUON_MOMENTUM = 0.95
 SAVE_INTERVAL = 60.0  # seconds between saves, where they take less than
 SAVE_SHARE = 0.05  # of the time between them
 # the Trainer's fields that a resumed run takes over as they are
@@ -128,18 +127,8 @@ class Trainer:
         self.forward, self._synced = parallelise(
             self.computing, params.parallel, runtime, self.ranks
         )
-        self.optimizers = build_optimizers(
-            self.model,
-            optimizer=params.optimizer,
-            lr=params.lr,
-            muon_lr_ratio=params.muon_lr_ratio,
-            embedding_lr_ratio=params.embedding_lr_ratio,
-            weight_decay=params.weight_decay,
-            betas=(params.beta1, params.beta2),
-            copies=copies,
-            momentum=MUON_MOMENTUM,
-            muon_dtype=torch.bfloat16 if runtime.precision == "bf16" else torch.float32,
-        )
+        muon_dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
+        self.optimizers = build_optimizers(self.model, params, copies, muon_dtype)
         self.scaler = torch.amp.GradScaler(runtime.device, enabled=runtime.precision == "fp16")
         self.lr = 0.0
         self.val_loss: float | None = None
@@ -151,15 +140,7 @@ class Trainer:
         params, device = self.params, self.runtime.device
         self.step += 1
         self.computing.train()
-        self.lr = lr_at(
-            self.step,
-            lr=params.lr,
-            min_lr=params.min_lr,
-            schedule=params.schedule,
-            warmup_steps=params.warmup_steps,
-            max_steps=params.max_steps,
-            decay_fraction=params.decay_fraction,
-        )
+        self.lr = lr_at(self.step, params)
         set_lr(self.optimizers, self.lr)
         total = torch.zeros((), device=device)
         count, rank = self.micro_batch_size, self.ranks.rank
@@ -258,21 +239,6 @@ class Trainer:
         """The model with all its weights; of a sharded one every process must ask for it."""
         return gathered(self.model) if self.sharded else self.model
 
-    def checkpoint(self, with_optimizer: bool = False) -> dict[str, Any]:
-        """The dict of a checkpoint file; of a sharded model every process must ask for it."""
-        payload = checkpoint_payload(
-            self.plain_model(),
-            step=self.step,
-            loss=self.read_back(),
-            best_loss=self.best_loss,
-            learning_rate=self.lr,
-            history=self.history.to_dict(),
-            tokenizer=self.tokenizer,
-        )
-        if with_optimizer:
-            payload["optimizer_state_dict"] = optimizer_tensors(self.model, self.optimizers)
-        return payload
-
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, but the shards of a sharded model."""
         state = {
@@ -326,7 +292,7 @@ def fit(
     interval = SAVE_INTERVAL if save_interval == "auto" else save_interval
     params, ranks = trainer.params, trainer.ranks
     if ranks.first:
-        trainer.history.write_csv(outputs.train_csv)
+        write_text(outputs.train_csv, trainer.history.to_csv())
         write_text(outputs.samples_txt, format_samples(trainer.samples))
     trainer.settle()
     saved = time.monotonic()
@@ -376,11 +342,23 @@ def fit(
 
 
 def _save_checkpoint(trainer: Trainer, path: Path, with_optimizer: bool = False) -> None:
-    trainer.read_back()
-    if trainer.sharded or trainer.ranks.first:
-        payload = trainer.checkpoint(with_optimizer)
-        if trainer.ranks.first:
-            save_tensors(path, payload)
+    loss = trainer.read_back()
+    if not trainer.sharded and not trainer.ranks.first:  # a sharded model needs every process
+        return
+    payload = checkpoint_payload(
+        trainer.plain_model(),
+        step=trainer.step,
+        loss=loss,
+        best_loss=trainer.best_loss,
+        learning_rate=trainer.lr,
+        history=trainer.history.to_dict(),
+        tokenizer=trainer.tokenizer,
+    )
+    if with_optimizer:
+        optimizer = optimizer_tensors(trainer.model, trainer.optimizers)
+        payload["optimizer_state_dict"] = optimizer
+    if trainer.ranks.first:
+        save_tensors(path, payload)
 
 
 def _save_state(trainer: Trainer, outputs: Outputs, resume: ResumeState) -> None:

@@ -12,11 +12,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from pipeline.params import TrainParams
 from pipeline.training.adamw import AdamW, CompiledAdamW, Copies, add_param_group
 from pipeline.training.sharding import sharded_as, whole
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024
 NEWTON_SCHULZ_STEPS = 5
+MOMENTUM = 0.95  # Muon's
 TABLES = ("wte.", "values.")  # looked up by ids
 
 
@@ -50,12 +52,11 @@ class Muon(torch.optim.Optimizer):
         parameters: Iterable[tuple[nn.Parameter, int]],
         lr: float,
         weight_decay: float,
-        momentum: float,
         dtype: torch.dtype,
     ) -> None:
         parameters = list(parameters)
         super().__init__([p for p, _ in parameters], {"lr": lr, "weight_decay": weight_decay})
-        self.momentum, self.dtype = momentum, dtype
+        self.dtype = dtype
         self.alike: dict[tuple[int, int], list[tuple[nn.Parameter, int]]] = defaultdict(list)
         for parameter, count in parameters:
             rows, cols = parameter.shape
@@ -71,8 +72,8 @@ class Muon(torch.optim.Optimizer):
             for parameter, count in parameters:
                 assert parameter.grad is not None
                 buffer = self.state[parameter]["momentum_buffer"]
-                buffer.lerp_(parameter.grad, 1 - self.momentum)
-                nesterov = whole(parameter.grad.lerp(buffer, self.momentum))
+                buffer.lerp_(parameter.grad, 1 - MOMENTUM)
+                nesterov = whole(parameter.grad.lerp(buffer, MOMENTUM))
                 updates.append(nesterov.view(count, rows, cols))
             scale = lr * math.sqrt(max(1, rows / cols))
             orthogonal = orthogonalise(torch.cat(updates), self.dtype)
@@ -86,17 +87,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def build_optimizers(
-    model: nn.Module,
-    *,
-    optimizer: str,
-    lr: float,
-    muon_lr_ratio: float,
-    embedding_lr_ratio: float,
-    weight_decay: float,
-    betas: tuple[float, float],
-    copies: Copies | None,
-    momentum: float,
-    muon_dtype: torch.dtype,
+    model: nn.Module, params: TrainParams, copies: Copies | None, muon_dtype: torch.dtype
 ) -> list[torch.optim.Optimizer]:
     """AdamW over everything, or Muon over the blocks' matrices and AdamW over the rest.
 
@@ -107,7 +98,7 @@ def build_optimizers(
     hidden = [
         (p, 3 if name.endswith("c_attn.weight") else 1)
         for name, p in named
-        if optimizer == "muon" and p.dim() == 2 and ".h." in f".{name}"
+        if params.optimizer == "muon" and p.dim() == 2 and ".h." in f".{name}"
     ]
     chosen = {id(p) for p, _ in hidden}
     rest = {name: p for name, p in named if id(p) not in chosen}
@@ -116,9 +107,10 @@ def build_optimizers(
     embedding = [rest.pop(name) for name in tables]
     matrices = [p for p in rest.values() if p.dim() == 2]
     vectors = [p for p in rest.values() if p.dim() != 2]  # and Canon's, a number a channel and tap
+    decay, lr, betas = params.weight_decay, params.lr, (params.beta1, params.beta2)
     groups = [
-        {"params": embedding, "weight_decay": weight_decay, "lr_ratio": embedding_lr_ratio},
-        {"params": matrices, "weight_decay": weight_decay, "lr_ratio": 1.0},
+        {"params": embedding, "weight_decay": decay, "lr_ratio": params.embedding_lr_ratio},
+        {"params": matrices, "weight_decay": decay, "lr_ratio": 1.0},
         {"params": vectors, "weight_decay": 0.0, "lr_ratio": 1.0},
     ]
     groups = [group for group in groups if group["params"]]
@@ -128,8 +120,8 @@ def build_optimizers(
         else CompiledAdamW(groups, lr, betas, copies)
     ]
     if hidden:
-        muon = Muon(hidden, lr * muon_lr_ratio, weight_decay, momentum, muon_dtype)
-        muon.param_groups[0]["lr_ratio"] = muon_lr_ratio
+        muon = Muon(hidden, lr * params.muon_lr_ratio, decay, muon_dtype)
+        muon.param_groups[0]["lr_ratio"] = params.muon_lr_ratio
         optimizers.append(muon)
     return optimizers
 

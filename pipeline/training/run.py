@@ -162,13 +162,12 @@ def _key(params: Params, threads: int, runtime: Runtime, init_from: dict[str, An
     """The name of the run's state: the hash of all that decides its bytes."""
     # another number of processes changes bytes, but a run may go on with it
     settings = params.train.model_dump(exclude={"nproc", "threads"})
-    native = params.train.numerics == "native"  # else one thread, on any machine
     return sha256_json(
         {
             "params": {"model": params.model.model_dump(), "train": settings},
             "data": sha256_file(META),
             "code": _loaded_code(),
-            "platform": {**runtime.fingerprint(), "threads": threads if native else 1},
+            "platform": {**runtime.fingerprint(), "threads": threads},
             "init_from": init_from,
         }
     )

@@ -63,9 +63,11 @@ MATMUL_ATTENTION_UP_TO = 512  # tokens: on a CPU plain products beat the fused k
 COMPILE_FROM_FLOPS = {"cpu": 2e13, "cuda": 1e16}
 
 
-def count_threads(threads: str | int) -> int:
-    """CPU threads: the number asked for, or with `auto` the cores this process may use."""
-    return available_cores() if threads == "auto" else int(threads)
+def count_threads(params: TrainParams) -> int:
+    """CPU threads: one if portable, the number asked for, or the cores this process may use."""
+    if params.numerics == "portable":
+        return 1
+    return available_cores() if params.threads == "auto" else int(params.threads)
 
 
 def compiled_kernels() -> Path:
@@ -76,7 +78,7 @@ def compiled_kernels() -> Path:
 def prepare_process(params: TrainParams) -> None:
     """Set what torch and the C library read at their start; call before importing torch."""
     assert "torch" not in sys.modules, "torch was imported before its settings were made"
-    threads = 1 if params.numerics == "portable" else count_threads(params.threads)
+    threads = count_threads(params)
     for name in _NUMERIC_VARIABLES:
         os.environ.pop(name, None)
     os.environ.update(_REPRODUCIBLE)
@@ -271,7 +273,7 @@ def choose(params: TrainParams, block_size: int, flops: float = 0.0) -> Runtime:
     # documents have lengths of their own, and each would be compiled
     compiled = flops > 0 and params.batch_order != "documents"
     compiled = compiled and _choose_compile(params.compile, device, flops, params.numerics)
-    threads = 1 if params.numerics == "portable" else count_threads(params.threads)
+    threads = count_threads(params)
     torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms loads the compiler
     # no kernel reads what it has not written; NaN in every new tensor is a debugger's help
