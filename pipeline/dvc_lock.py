@@ -15,6 +15,11 @@ def parse_lock(data: bytes) -> dict[str, Any]:
     stages = parse_yaml(data, LOCK, ReportError, remedy).get("stages")
     if not isinstance(stages, dict):
         raise ReportError(f"{LOCK}: found no stages; {remedy}")
+    for name, stage in stages.items():
+        for each in (*stage.get("deps", ()), *stage.get("outs", ())):
+            path = each.get("path", "an entry")
+            if "md5" not in each and "://" not in path:  # of text elsewhere DVC has other marks
+                raise ReportError(f"{LOCK}: stage {name}: {path}: found no md5; {remedy}")
     return stages
 
 

@@ -54,7 +54,9 @@ SIZES = {
 Text = Annotated[str, Field(min_length=0, description="text that UTF-8 can hold")]
 
 LR_FROM_SCRATCH, LR_FROM_PRETRAINED = 3e-3, 5e-5  # train.lr: auto
-LONGEST_CONTEXT = 2**20  # tokens; neither a setting nor a file may take any memory
+# neither a setting nor a file may make a process take any memory
+LONGEST_CONTEXT = 2**20  # tokens
+MOST_IDS = 2**24  # of a vocabulary
 
 
 class Section(BaseModel):
@@ -77,7 +79,7 @@ class PrepareParams(Section):
     tokenizer: Literal[
         "gpt2", "bpe", "char", "byte", "r50k_base", "p50k_base", "cl100k_base", "o200k_base", "file"
     ]
-    vocab_size: int = Field(ge=257, le=2**31)
+    vocab_size: int = Field(ge=257, le=MOST_IDS)
     format: Literal["bin", "pt"]
     shard_tokens: Count
     split_by: Literal["stream", "document"]
@@ -99,9 +101,9 @@ class ModelParams(Section):
 
     architecture: Literal["gpt2", "modern", "canon"]
     size: Literal["custom", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
-    n_layer: Count
+    n_layer: int = Field(ge=1, le=1000)
     n_head: Count
-    n_embd: Count
+    n_embd: int = Field(ge=1, le=2**20)
     block_size: int = Field(ge=1, le=LONGEST_CONTEXT)
     dropout: Fraction
     bias: bool

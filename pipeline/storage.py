@@ -12,7 +12,7 @@ import reprlib
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
@@ -36,7 +36,8 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # as of a folder that is read-only
+            temporary.unlink()
         if isinstance(error, OSError) and error.errno:
             if error.filename == str(temporary):
                 error.filename = str(path)

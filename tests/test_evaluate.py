@@ -95,6 +95,28 @@ def test_what_is_no_plain_text_is_refused(finished: Path, name: str, found: str)
     assert done.stderr.startswith(f"error: {name}: --text: found {found}; allowed: plain text (")
 
 
+@pytest.mark.parametrize(("command", "split", "high"), [
+    ("evaluate", "val", 0), ("evaluate", "train", 0xFF), ("inspect", "test", 0xFF),
+    ("train", "train", 0),
+])  # fmt: skip
+def test_tokens_that_were_changed_are_refused(
+    finished: Path, command: str, split: str, high: int
+) -> None:
+    path = finished / f"data/tokens/{split}.bin"
+    ids = bytearray(path.read_bytes())
+    ids[-2] ^= 1
+    ids[-1] |= high  # beyond the vocabulary
+    path.unlink()
+    path.write_bytes(ids)
+    results = [finished / "reports/metrics.json", finished / "data/checkpoints/best.pt"]
+    before = [result.read_bytes() for result in results]
+    refused = run(finished, "python", "-m", "pipeline", command, check=False)
+    assert refused.returncode == 2
+    found = "found id " if high else "found sha256 "
+    assert refused.stderr.startswith(f"error: data/tokens/{split}.bin: {found}")
+    assert [result.read_bytes() for result in results] == before
+
+
 def test_an_empty_text_is_refused(finished: Path) -> None:
     (finished / "empty.txt").touch()
     command = ("python", "-m", "pipeline", "evaluate", "--text", "empty.txt")

@@ -95,6 +95,25 @@ try:
     model(x, attention_mask=torch.arange(64)[None] % 40 > 3)
 except ValueError as error:
     line = str(error)
+for wrong in ({"position_ids": mask}, {"output_attentions": True}):
+    try:
+        model(padded, **wrong)
+    except ValueError as error:
+        assert str(error).endswith("found a value; a canon model has no use for it")
+    else:
+        raise AssertionError(wrong)
+assert torch.equal(model(alone, return_dict=False)[0], model(alone).logits)
+try:
+    model.generate(alone, prompt_lookup_num_tokens=2, **settings)
+except ValueError as error:
+    assert str(error).startswith("assisted generation takes tokens back")
+new = AutoModelForCausalLM.from_config(model.config, trust_remote_code=True)
+before = new(x, labels=x)
+before.loss.backward()
+assert any(bool(p.grad.any()) for p in new.parameters())
+torch.manual_seed(1)
+one, two = (AutoModelForCausalLM.from_config(model.config, trust_remote_code=True) for _ in "12")
+assert not torch.equal(one.model.wte.weight, two.model.wte.weight)
 size = model.config.vocab_size
 model.resize_token_embeddings(size + 3)
 torch.testing.assert_close(model(alone).logits[0, :, :size], wanted)

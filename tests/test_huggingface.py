@@ -187,6 +187,13 @@ def test_queries_keys_and_values_that_do_not_fit_are_refused(key: Any) -> None:
         from_hf(changed)
 
 
+@pytest.mark.parametrize("found", ["15", True, 0, [], float("nan")])
+def test_soft_capping_by_no_number_is_refused(found: object) -> None:
+    values = {**hf_config(random_config("modern", 0), 0), "final_logit_softcapping": found}
+    with pytest.raises(CheckpointError, match=r"config\.json: final_logit_softcapping: found"):
+        settings_of(values, "config.json")
+
+
 def test_soft_capping_that_is_not_stated_is_as_transformers_has_it() -> None:
     values = hf_config(random_config("modern", 0), eot_id=0)
     assert settings_of(values, "config.json")["softcap"] == 0

@@ -63,6 +63,7 @@ def test_yaml_1_2_numbers_are_numbers(tmp_path: Path, text: str, number: float) 
             "model.block_size: found 1048577; allowed: a whole number of at least 1 and of at most "
             "1048576",
         ),
+        ("n_layer", "n_layer: 1001", "model.n_layer: found 1001; allowed: a whole number of at"),
         ("bias", "bias: no", "model.bias: found 'no'; allowed: true or false"),
         ("n_head", "n_head: 5", "model.n_head: found 5; allowed: a divisor of n_embd"),
         (

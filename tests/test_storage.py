@@ -1,5 +1,6 @@
 """Files and folders are whole or not there: on the disk before their name is, put back if not."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -42,6 +43,19 @@ def test_what_cannot_be_written_is_named_as_the_user_knows_it(tmp_path: Path) ->
         write_bytes(tmp_path / "a", b"text")
     assert caught.value.filename == str(tmp_path / "a")
     assert contents(tmp_path) == {}
+
+
+def test_what_cannot_be_written_in_a_read_only_place_is_named_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:  # as such a disk does, root too
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    for name in ("open", "unlink"):
+        monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(OSError, match="Read-only file system") as caught:
+        write_bytes(tmp_path / "a", b"text")
+    assert caught.value.filename == str(tmp_path / "a")
 
 
 def test_a_folder_goes_to_another_disk_too(tmp_path: Path) -> None:

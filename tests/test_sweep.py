@@ -534,6 +534,10 @@ def test_the_time_left_is_by_the_speed_of_the_steps(
         monkeypatch.setattr(time, "time", lambda now=1000.0 + seconds: now)
         show.update(queue.Status(frozenset({"c"}), {"b": running}, frozenset()))
         said.append(show.progress.tasks[0].description.partition(", about ")[2])
+    # at its end DVC says anew when it started, which shortens no run
+    late = queue.Running(tmp_path, 1, started=1089.0)
+    show.update(queue.Status(frozenset({"c"}), {"b": late}, frozenset()))
+    assert show.seconds["b"] == 90
     # one run took 250 s, so one and a whole one; then 1 s a step, and 250 and 150 s as runs take
     assert said == ["8 min left", "4 min left", "4 min left"]
 

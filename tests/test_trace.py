@@ -135,6 +135,11 @@ def test_an_unknown_name_lists_what_there_is(finished: Path) -> None:
             "schema: 2",
             "error: dvc.lock: found no stages; `git checkout dvc.lock` brings it, or ",
         ),
+        (
+            "dvc.lock",
+            "stages: {train: {outs: [{path: reports/train.csv}]}}",
+            "error: dvc.lock: stage train: reports/train.csv: found no md5; `git checkout ",
+        ),
         ("reports/metrics.json", "[1]", "error: reports/metrics.json: not an object in JSON; "),
         (
             "data/checkpoints/run.json",

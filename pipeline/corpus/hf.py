@@ -21,9 +21,9 @@ from pipeline.corpus.tokenizers import (
     to_characters,
 )
 from pipeline.errors import TokenFileError
+from pipeline.params import MOST_IDS
 from pipeline.storage import read_json
 
-MOST_IDS = 1 << 24  # a file must not make this process take any memory
 NOT_READ = (
     "a tokenizer that this project has no form of; allowed: a byte-level BPE with <|endoftext|> or "
     "<|bos|>, its words by one pattern, as GPT-2's and GPT-4's"

@@ -84,19 +84,25 @@ def read_tokens(path: Path, *, tokenizer_sha256: str | None = None) -> TokenFile
 
 def verify_tokens(path: Path) -> None:
     """Read every id; raises TokenFileError if one was changed or is outside the vocabulary."""
-    file = read_tokens(path)
+    _verified(read_tokens(path))
+
+
+def _verified(file: TokenFile) -> TokenFile:
     digest = hashlib.sha256()
     for start in range(0, len(file.tokens), 1 << 20):
-        piece = check_range(file.tokens[start : start + (1 << 20)], path, file.vocab_size)
+        piece = check_range(file.tokens[start : start + (1 << 20)], file.path, file.vocab_size)
         digest.update(piece.astype(id_dtype(file.vocab_size)).tobytes())
     if digest.hexdigest() != file.sha256:
-        raise TokenFileError(f"{path}: found sha256 {digest.hexdigest()}; it states {file.sha256}")
+        found = digest.hexdigest()
+        raise TokenFileError(f"{file.path}: found sha256 {found}; it states {file.sha256}; {AGAIN}")
+    return file
 
 
 def load_split(folder: Path, split: str) -> TokenFile:
     """Open a split of what prepare wrote: its .bin or .pt file, or its shards, as meta.json says.
 
-    Raises TokenFileError also where the tokens, tokenizer.json and meta.json are of different runs.
+    Every id is read once. Raises TokenFileError where one was changed, and where the tokens,
+    tokenizer.json and meta.json are of different runs.
     """
     meta = read_meta(folder)
     stated, suffix = meta["splits"][split], meta["format"]
@@ -114,7 +120,7 @@ def _of_this_run(path: Path, stated: dict[str, Any], meta: dict[str, Any]) -> To
     file = read_tokens(path, tokenizer_sha256=meta["tokenizer"]["sha256"])
     if (len(file.tokens), file.sha256) != (stated["tokens"], stated["sha256"]):
         raise TokenFileError(f"{path}: of another run than meta.json; {AGAIN}")
-    return file
+    return _verified(file)
 
 
 def shard_name(split: str, number: int) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
+from transformers.utils import can_return_tuple
 
 from .gpt import GPT, GPTConfig, LayerCache, rotary_tables
 
@@ -44,8 +45,8 @@ class CanonConfig(PretrainedConfig):
 class Read:
     """The ids (B, T) that a model has read, and what its layers keep of them.
 
-    It counts only for a text that begins with them, so that none that `generate` reorders, cuts
-    or pads meets the keys of another.
+    It counts only for a text that begins with them, so that none that `generate` cuts or pads meets
+    the keys of another.
     """
 
     def __init__(self, ids: Tensor, layers: list[LayerCache]) -> None:
@@ -54,6 +55,12 @@ class Read:
     def goes_on_as(self, ids: Tensor) -> bool:
         """Whether `ids` are these and one more."""
         return torch.equal(self.ids, ids[:, :-1])
+
+    def reorder_cache(self, rows: Tensor) -> None:
+        """Go on from these rows, as the best beams come from them."""
+        self.ids = self.ids[rows]
+        for layer in self.layers:
+            layer.k, layer.v, layer.before = layer.k[rows], layer.v[rows], layer.before[rows]
 
 
 @dataclass
@@ -66,6 +73,14 @@ class CanonForCausalLM(PreTrainedModel, GenerationMixin):
 
     config_class = CanonConfig
     base_model_prefix = "model"
+    _supports_sdpa = True
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False
+
+    def _assisted_decoding(self, *_: Any, **__: Any) -> Any:
+        raise ValueError("assisted generation takes tokens back, which a canon model cannot")
 
     def __init__(self, config: CanonConfig) -> None:
         super().__init__(config)
@@ -83,11 +98,13 @@ class CanonForCausalLM(PreTrainedModel, GenerationMixin):
         )
         self.post_init()
 
-    def _init_weights(self, module: torch.nn.Module) -> None:
+    def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, GPT):  # the tables are in no file
             cos, sin = rotary_tables(module.config)
             module.cos.copy_(cos)
             module.sin.copy_(sin)
+            if not module.wte.weight.any():  # none was read: a model to train from scratch
+                module.initialise(int(torch.randint(2**31, ())))
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.wte
@@ -110,6 +127,7 @@ class CanonForCausalLM(PreTrainedModel, GenerationMixin):
         self.model.config = replace(self.model.config, vocab_size=size)
         return resized
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
@@ -117,13 +135,18 @@ class CanonForCausalLM(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         cache_params: Read | None = None,
         use_cache: bool = False,
+        num_items_in_batch: Any = None,
         **rest: Any,
     ) -> CanonOutput:
         """Logits (B, T, V), and with labels their mean loss; padding may stand on either side.
 
         use_cache: read on from cache_params, where that is what input_ids begin with, and give
-        logits of the last token alone then; without padding and labels only.
+        logits of the last token alone then; without padding and labels only. num_items_in_batch:
+        by what a Trainer has the loss' sum divided. Raises ValueError for other arguments.
         """
+        for name, value in rest.items():
+            if value is not None and value is not False:
+                raise ValueError(f"{name}: found a value; a canon model has no use for it")
         padded = attention_mask is not None and not bool(attention_mask.all())
         if use_cache and not padded and labels is None:
             if cache_params is None or not cache_params.goes_on_as(input_ids):
@@ -140,9 +163,13 @@ class CanonForCausalLM(PreTrainedModel, GenerationMixin):
             logits, _ = self.model(input_ids.gather(1, turned))
             logits = logits.gather(1, back[..., None].expand_as(logits))
         loss = None
-        if labels is not None:  # rest: a Trainer says by what to divide the sum
-            vocab_size = self.config.vocab_size
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **rest)
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits,
+                labels=labels,
+                vocab_size=self.config.vocab_size,
+                num_items_in_batch=num_items_in_batch,
+            )
         return CanonOutput(loss=loss, logits=logits)
 
     def prepare_inputs_for_generation(

@@ -6,6 +6,7 @@ queries, keys and values are three matrices. For `canon` transformers has no cla
 brings its own, hf_canon.py.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -128,7 +129,14 @@ def settings_of(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         names = {"n_layer": "num_hidden_layers", "n_head": "num_attention_heads"}
         names |= {"n_embd": "hidden_size", "block_size": "max_position_embeddings"}
         stated = {ours: values[theirs] for ours, theirs in names.items() if theirs in values}
-        stated["softcap"] = values.get("final_logit_softcapping", NANOCHAT_SOFTCAP) or 0.0
+        softcap = values.get("final_logit_softcapping", NANOCHAT_SOFTCAP)
+        if softcap is not None and (
+            type(softcap) not in (int, float) or not 0 < softcap < math.inf
+        ):
+            raise CheckpointError(
+                f"{where}: final_logit_softcapping: found {softcap!r}; allowed: null, or above 0"
+            )
+        stated["softcap"] = float(softcap or 0)
         return {"architecture": "modern", "vocab_size": values.get("vocab_size"), **stated}
     if kind == CANON_TYPE:
         return {"architecture": "canon", **{n: values[n] for n in CANON_FIELDS if n in values}}

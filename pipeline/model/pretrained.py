@@ -382,7 +382,7 @@ def _config(state: dict[str, Tensor], stated: dict[str, Any]) -> GPTConfig:
 
 
 def _is_below(value: Any, most: float) -> bool:
-    return isinstance(value, int | float) and 0 <= value < most
+    return type(value) in (int, float) and 0 <= value < most
 
 
 def _matrix(state: dict[str, Tensor], name: str) -> Tensor:

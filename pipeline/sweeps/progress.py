@@ -54,7 +54,8 @@ class Show:
         steps = {name: max(run.step(), self.steps.get(name, 0)) for name, run in at_work.items()}
         self.steps.update(steps)
         now = time.time()
-        self.seconds.update({name: now - run.started for name, run in at_work.items()})
+        for name, run in at_work.items():  # at its end `started` is told anew
+            self.seconds[name] = max(now - run.started, self.seconds.get(name, 0.0))
         for name, step in steps.items():
             if step:
                 self.first.setdefault(name, (self.seconds[name], step))

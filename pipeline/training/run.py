@@ -6,6 +6,7 @@ pipeline/train.py starts it, once the process is prepared: this module imports t
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -275,8 +276,7 @@ def _facts(
         fingerprint["micro_batch_size"] = trainer.micro_batch_size
     facts = {
         "model": {
-            **params.model.model_dump(exclude={"size"}),
-            "vocab_size": model.config.vocab_size,
+            **asdict(model.config),
             "parameters": model.count_parameters(),
             "flops_per_token": model.flops_per_token(),
         },
