@@ -103,7 +103,8 @@ class CanonForCausalLM(PreTrainedModel, GenerationMixin):
             cos, sin = rotary_tables(module.config)
             module.cos.copy_(cos)
             module.sin.copy_(sin)
-            if not module.wte.weight.any():  # none was read: a model to train from scratch
+            first = module.wte.weight
+            if not first.is_meta and not first.any():  # none was read: a model to be trained
                 module.initialise(int(torch.randint(2**31, ())))
 
     def get_input_embeddings(self) -> nn.Module:
