@@ -224,7 +224,10 @@ def test_the_last_results_own_text_is_not_replaced_by_a_named_source(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     put("README.md", b"as shipped")
-    lock = "stages: {fetch: {deps: [{path: data/own, nfiles: %d}, {path: pipeline/fetch.py}]}}"
+    lock = (
+        "stages: {fetch: {deps: [{path: data/own, md5: a.dir, nfiles: %d}, "
+        "{path: pipeline/fetch.py, md5: b}]}}"
+    )
     Path("dvc.lock").write_text(lock % 3)
     with pytest.raises(CorpusError, match=r"3 files, now 1\); bring it .* `rm dvc.lock` and run"):
         fetch()

@@ -231,7 +231,7 @@ def test_a_damaged_record_takes_no_whole_ones_place(
 
 
 def test_a_model_that_no_memory_holds_is_one_line(interrupted: Path) -> None:
-    set_params(interrupted, model__n_embd=2**22)
+    set_params(interrupted, model__n_embd=2**20)
     done = train(interrupted)
     assert done.returncode == 1
     assert done.stderr.startswith("error: out of memory: lower train.micro_batch_size (now 4)")
