@@ -107,9 +107,10 @@ try:
     model.generate(alone, prompt_lookup_num_tokens=2, **settings)
 except ValueError as error:
     assert str(error).startswith("assisted generation takes tokens back")
+else:
+    raise AssertionError("assisted generation was not refused")
 new = AutoModelForCausalLM.from_config(model.config, trust_remote_code=True)
-before = new(x, labels=x)
-before.loss.backward()
+new(x, labels=x).loss.backward()
 assert any(bool(p.grad.any()) for p in new.parameters())
 torch.manual_seed(1)
 one, two = (AutoModelForCausalLM.from_config(model.config, trust_remote_code=True) for _ in "12")

@@ -45,9 +45,7 @@ def test_muon_in_fp32_makes_singular_values_alike() -> None:
 def build(optimizer: str, architecture: str = "gpt2") -> tuple[GPT, list[torch.optim.Optimizer]]:
     model = GPT(GPTConfig(architecture, 2, 2, 16, 8, 31))
     settings = {"optimizer": optimizer, "lr": 0.01, "muon_lr_ratio": 4.0}
-    params = load_params(Path(__file__).parent.parent / "params.yaml").train.model_copy(
-        update=settings
-    )
+    params = SHIPPED.model_copy(update=settings)
     return model, build_optimizers(model, params, None, torch.float32)
 
 

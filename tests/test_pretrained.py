@@ -163,6 +163,7 @@ def test_what_an_index_and_its_files_disagree_on_is_one_line(parts: Path) -> Non
         {},
         {"weight_map": {}},
         {"weight_map": {"a": "../b"}},
+        {"weight_map": {"a": 1}},
         {"weight_map": {"a": ""}},
     ):
         index.write_text(json.dumps(values))
