@@ -307,7 +307,7 @@ def _same_platform() -> bool:
     from pipeline.training.runtime import choose_for_use
 
     params = load_params()
-    here = choose_for_use(params.train, params.model.block_size).fingerprint()
+    here = choose_for_use(params.train, params.model).fingerprint()
     then = read_json(EVALUATION_RUN, CheckpointError, "run `dvc repro evaluate`").get("runtime")
     return bool(then == here)
 

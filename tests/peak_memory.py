@@ -32,7 +32,7 @@ def main() -> None:
     tokens = np.random.Generator(np.random.PCG64(1)).integers(0, 50257, 10 * T).astype(np.uint16)
     model = GPT(GPTConfig("gpt2", *SIZES[size], T, 50257))
     batches = Batches(tokens, T, int(sequences), "random", 1)
-    trainer = Trainer(model, batches, params, runtimes.choose(params, T), {})
+    trainer = Trainer(model, batches, params, runtimes.choose(params, model.config), {})
     for _ in range(3):
         trainer.train_step()
     trainer.read_back()

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.model.gpt import ARCHITECTURES, GPT, GPTConfig
 from pipeline.params import load_params
-from pipeline.training.optimizer import Muon, build_optimizers, set_lr
+from pipeline.training.optimizer import AdamW, Muon, build_optimizers, set_lr
 
 SHIPPED = load_params(Path(__file__).parent.parent / "params.yaml").train
 
@@ -42,11 +42,11 @@ def test_muon_in_fp32_makes_singular_values_alike() -> None:
     assert values.max() < 1.3
 
 
-def build(optimizer: str, architecture: str = "gpt2") -> tuple[GPT, list[torch.optim.Optimizer]]:
+def build(optimizer: str, architecture: str = "gpt2") -> tuple[GPT, list[AdamW | Muon]]:
     model = GPT(GPTConfig(architecture, 2, 2, 16, 8, 31))
     settings = {"optimizer": optimizer, "lr": 0.01, "muon_lr_ratio": 4.0}
     params = SHIPPED.model_copy(update=settings)
-    return model, build_optimizers(model, params, None, torch.float32)
+    return model, build_optimizers(model, params, torch.float32)
 
 
 def test_decay_acts_on_matrices_only_and_every_parameter_is_in_one_group() -> None:

@@ -87,9 +87,10 @@ EAGER = """
 import sys
 from pipeline.params import load_params
 from pipeline.training.runtime import choose, prepare_process
-train = load_params().train
+params = load_params()
+train = params.train
 prepare_process(train)
-choose(train, 8)
+choose(train, params.model)
 import torch
 from pipeline.evaluation.sampling import generate
 from pipeline.model.gpt import GPT, GPTConfig
@@ -100,7 +101,7 @@ model.initialise(1)
 stated = {"architecture": "modern", "n_head": 2, "block_size": 8}
 read = build_model(model.state_dict(), stated)
 assert list(generate(read, [1], max_new_tokens=2, temperature=0.8, top_k=0, seed=1))
-optimizers = build_optimizers(model, train, None, torch.float32)
+optimizers = build_optimizers(model, train, torch.float32)
 ids = torch.arange(8)[None]
 model(ids, ids)[1].backward()
 for optimizer in optimizers:
@@ -139,9 +140,25 @@ def test_a_long_run_is_compiled_but_for_portable_numerics_and_documents(
         f"changes = {{'numerics': '{numerics}', 'device': 'cpu', "
         f"'batch_order': '{order}'}}; "
         "params = TrainParams.model_validate({**shipped, **changes}); "
-        "print(choose(params, 64, 1e20).compile)"
+        "print(choose(params, load_params().model, 1e20).compile)"
     )
     assert printed(program) == f"{compiled}\n"
+
+
+@pytest.mark.skipif(not can_compile(), reason="needs g++ and Python's headers")
+def test_a_run_is_compiled_from_more_flops_on_the_more_and_the_wider_its_layers() -> None:
+    program = (
+        "from pipeline.params import load_params; "
+        "from pipeline.training.runtime import choose; "
+        "shipped = load_params(); "
+        "train = shipped.train.model_copy(update={'device': 'cpu'}); "
+        "shapes = [shipped.model.model_copy(update={'n_layer': n, 'n_embd': c}) "
+        "for n, c in ((4, 192), (12, 192), (4, 768), (12, 768))]; "
+        "print(*(choose(train, shape, flops).compile for flops in (2e13, 6e13, 4e14) "
+        "for shape in shapes))"
+    )
+    longer = [*[False] * 4, True, *[False] * 3, *[True] * 4]
+    assert printed(program) == f"{' '.join(map(str, longer))}\n"
 
 
 def test_native_records_the_processor(project: Path, tmp_path: Path) -> None:
@@ -200,8 +217,9 @@ def test_a_gpu_without_bf16_that_shards_takes_fp32() -> None:
         "from pipeline.training.runtime import choose; "
         "torch.cuda.is_available = lambda: True; "
         "torch.cuda.is_bf16_supported = lambda **_: False; "
-        "shipped = load_params().train.model_dump(); "
-        "print(*(choose(TrainParams.model_validate({**shipped, 'parallel': p}), 64).precision "
-        "for p in ('ddp', 'fsdp')))"
+        "params = load_params(); "
+        "shipped = params.train.model_dump(); "
+        "each = (TrainParams.model_validate({**shipped, 'parallel': p}) for p in ('ddp', 'fsdp')); "
+        "print(*(choose(train, params.model).precision for train in each))"
     )
     assert printed(program) == "fp16 fp32\n"

@@ -6,6 +6,7 @@ optimizer_state_dict. See model/tensor_file.py for how the file is read and writ
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def checkpoint_payload(model: GPT, **facts: Any) -> dict[str, Any]:
 
 
 def optimizer_tensors(
-    model: GPT, optimizers: list[torch.optim.Optimizer]
+    model: GPT, optimizers: Sequence[torch.optim.Optimizer]
 ) -> dict[str, dict[str, Tensor]]:
     """Every optimizer's state as {parameter's name: {state's name: tensor}}, in a fixed order."""
     states: dict[str, dict[str, Tensor]] = {}
@@ -71,7 +72,7 @@ def optimizer_tensors(
 
 
 def load_optimizer_tensors(
-    model: GPT, optimizers: list[torch.optim.Optimizer], states: dict[str, dict[str, Tensor]]
+    model: GPT, optimizers: Sequence[torch.optim.Optimizer], states: dict[str, dict[str, Tensor]]
 ) -> None:
     """Put back what optimizer_tensors took."""
     for name, parameter in model.named_parameters():

@@ -25,12 +25,12 @@ from pipeline.model.tensor_file import plain_copy, save_tensors
 from pipeline.params import TrainParams
 from pipeline.randomness import seed_for
 from pipeline.storage import write_text
-from pipeline.training.adamw import CompiledAdamW, Copies, with_copies
 from pipeline.training.checkpoint import (
     checkpoint_payload,
     load_optimizer_tensors,
     optimizer_tensors,
 )
+from pipeline.training.compiled_step import CompiledStep
 from pipeline.training.division import divide, share_of
 from pipeline.training.history import History, Row
 from pipeline.training.optimizer import build_optimizers, set_lr
@@ -114,59 +114,78 @@ class Trainer:
         self.share = share_of(self.batches.sequences_per_step, self.ranks.size)
         self.micro_batch_size = divide(self.share, params.micro_batch)
         self.sharded = params.parallel == "fsdp"
-        self.computing = self.model  # or its twin, with copies of weights
-        copies: Copies | None = None
-        alone = self.ranks.size == 1 and not self.sharded
-        if runtime.compile and runtime.device == "cpu" and alone and params.optimizer == "adamw":
-            copies = {}
-            # gradients of several micro-batches are not to be added up in bf16
-            if runtime.precision == "bf16" and self.share == self.micro_batch_size:
-                self.computing, copies = with_copies(self.model, runtime.dtype)
         if params.activation_checkpointing:
-            recompute_blocks(self.computing)
-        self.forward, self._synced = parallelise(
-            self.computing, params.parallel, runtime, self.ranks
-        )
+            recompute_blocks(self.model)
+        self.forward, self._synced = parallelise(self.model, params.parallel, runtime, self.ranks)
         muon_dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
-        self.optimizers = build_optimizers(self.model, params, copies, muon_dtype)
+        self.optimizers = build_optimizers(self.model, params, muon_dtype)
         self.scaler = torch.amp.GradScaler(runtime.device, enabled=runtime.precision == "fp16")
         self.lr = 0.0
         self.val_loss: float | None = None
         self._pending: list[torch.Tensor] = []  # losses not read back from the device yet
         self._grad_norm = torch.zeros(())
+        self._compiled_step: CompiledStep | None = None
 
     def train_step(self) -> None:
         """One optimizer update from the next step's batch."""
-        params, device = self.params, self.runtime.device
         self.step += 1
-        self.computing.train()
-        self.lr = lr_at(self.step, params)
+        self.model.train()
+        self.lr = lr_at(self.step, self.params)
         set_lr(self.optimizers, self.lr)
-        total = torch.zeros((), device=device)
-        count, rank = self.micro_batch_size, self.ranks.rank
-        targets = self.batches.targets(self.step, 0, self.batches.sequences_per_step)
+        if self._is_one_graph():
+            self._compiled_step = self._compiled_step or CompiledStep(
+                self.model, self.optimizers, self.runtime, self.params.grad_clip
+            )
+            loss, self._grad_norm = self._compiled_step(*self._micro_batch(0))
+        else:
+            loss = self._passes()
+            self._grad_norm = self._update()
+            self.model.zero_grad(set_to_none=True)
+        self._pending.append(loss)
+
+    def _is_one_graph(self) -> bool:
+        """Whether a step is forward and backward passes and update in one compiled graph."""
+        alone = self.ranks.size == 1 and not self.sharded
+        at_once = self.share == self.micro_batch_size
+        again = self.params.activation_checkpointing  # which a graph would leave out
+        return (
+            self.runtime.compile
+            and self.runtime.device == "cpu"
+            and alone
+            and at_once
+            and not again
+        )
+
+    def _micro_batch(self, micro_step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """This process's ids and targets, with the generator of its dropout set."""
+        rank, count, device = self.ranks.rank, self.micro_batch_size, self.runtime.device
+        first = rank * self.share + micro_step * count
+        x, y = self.batches.sequences(self.step, first, count)
+        if self.model.config.dropout:
+            torch.manual_seed(seed_for(self.params.seed, "dropout", self.step, micro_step, rank))
+        if device != "cuda":
+            return x.to(device), y.to(device)
+        x, y = x.pin_memory(), y.pin_memory()
+        return x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+
+    def _passes(self) -> torch.Tensor:
+        """Forward and backward passes of a step; returns this process's part of its loss."""
+        total = torch.zeros((), device=self.runtime.device)
+        count, step, batches = self.micro_batch_size, self.step, self.batches
+        targets = batches.targets(step, 0, batches.sequences_per_step)
         micro_steps = self.share // count
         for micro_step in range(micro_steps):
-            first = rank * self.share + micro_step * count
-            x, y = self.batches.sequences(self.step, first, count)
-            if device == "cuda":
-                x = x.pin_memory().to(device, non_blocking=True)
-                y = y.pin_memory().to(device, non_blocking=True)
-            else:
-                x, y = x.to(device), y.to(device)
-            if self.model.config.dropout:
-                torch.manual_seed(seed_for(params.seed, "dropout", self.step, micro_step, rank))
+            x, y = self._micro_batch(micro_step)
             with self._synced(micro_step == micro_steps - 1):
                 with self.runtime.autocast():
                     loss = self.forward(x, y)
                 # its share of the step's mean, times the processes: they average gradients
-                here = self.batches.targets(self.step, first, count) * self.ranks.size
+                first = self.ranks.rank * self.share + micro_step * count
+                here = batches.targets(step, first, count) * self.ranks.size
                 loss = loss / (targets / here)
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        self._grad_norm = self._update()
-        self.computing.zero_grad(set_to_none=True)
-        self._pending.append(total)
+        return total
 
     def settle(self) -> None:
         """Have behind it what only a first backward pass does, and changes no weight.
@@ -177,17 +196,15 @@ class Trainer:
         if self.ranks.size == 1 or self.sharded:
             return
         x, y = self.batches.sequences(1, 0, self.micro_batch_size)
-        self.computing.train()
+        self.model.train()
         with self.runtime.autocast():
             loss = self.forward(x.to(self.runtime.device), y.to(self.runtime.device))
         loss.backward()  # type: ignore[no-untyped-call]
-        self.computing.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
 
     def _update(self) -> torch.Tensor:
         """Clip the gradients and let the optimizers step; returns the norm before."""
-        first, grad_clip = self.optimizers[0], self.params.grad_clip
-        if isinstance(first, CompiledAdamW):
-            return first.step(grad_clip)
+        grad_clip = self.params.grad_clip
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -260,8 +277,7 @@ class Trainer:
         else:
             self.model.load_state_dict(state["model"])
             load_optimizer_tensors(self.model, self.optimizers, state["optimizers"])
-        if isinstance(self.optimizers[0], CompiledAdamW):
-            self.optimizers[0].renew_copies()
+        self._compiled_step = None
         if state["processes"] == self.ranks.size:  # with `auto` another might fit today
             self.micro_batch_size = state["micro_batch_size"]
         if state["scaler"]:

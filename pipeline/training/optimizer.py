@@ -7,19 +7,82 @@ meets few tokens (as in nanochat, Karpathy 2025).
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import unwrap
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.params import TrainParams
-from pipeline.training.adamw import AdamW, CompiledAdamW, Copies, add_param_group
 from pipeline.training.sharding import sharded_as, whole
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024
 NEWTON_SCHULZ_STEPS = 5
 MOMENTUM = 0.95  # Muon's
 TABLES = ("wte.", "values.")  # looked up by ids
+
+Number: TypeAlias = float | Tensor  # of a step, or what stands for it while one is traced
+# torch's own without what would have its compiler loaded, a third of a short run's time
+add_param_group = unwrap(torch.optim.Optimizer.add_param_group)
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's, with its state there before the first step, and what a compiled step makes of it.
+
+    Made in that step, it would fill room that the activations have left, and the next step's would
+    need more (reports/benchmarks/plan.md).
+    """
+
+    add_param_group = add_param_group
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float]) -> None:
+        super().__init__(groups, lr, betas, fused=True)
+        for weight in (weight for group in self.param_groups for weight in group["params"]):
+            self.state[weight] = {
+                "step": torch.zeros((), device=weight.device),
+                "exp_avg": torch.zeros_like(weight),
+                "exp_avg_sq": torch.zeros_like(weight),
+            }
+
+    def updated(self) -> list[Tensor]:
+        """The state that `update` changes."""
+        return [state[name] for state in self.state.values() for name in ("exp_avg", "exp_avg_sq")]
+
+    def advance(self) -> list[float]:
+        """Count a step; returns its numbers: epsilon, and of each group the rate and what decay
+        leaves, the first two with the bias corrections (Kingma and Ba 2015, section 2)."""
+        for state in self.state.values():
+            state["step"] += 1
+        step = float(state["step"])  # all take every step
+        beta1, beta2 = self.defaults["betas"]
+        root = math.sqrt(1 - beta2**step)
+        numbers = [self.defaults["eps"] * root]
+        for group in self.param_groups:
+            lr = group["lr"]
+            numbers += [lr * root / (1 - beta1**step), 1 - lr * group["weight_decay"]]
+        return numbers
+
+    def update(
+        self,
+        gradients: Mapping[nn.Parameter, Tensor],
+        numbers: Sequence[Number],
+        of: Callable[[Tensor], Tensor],
+    ) -> None:
+        """A step in place with `advance`'s numbers (Loshchilov and Hutter 2019).
+
+        gradients: of each weight; of: what stands for a weight or its state in a traced graph.
+        """
+        beta1, beta2 = self.defaults["betas"]
+        eps, *rates = numbers
+        for group, lr, keep in zip(self.param_groups, rates[::2], rates[1::2], strict=True):
+            for weight in group["params"]:
+                gradient, state = gradients[weight], self.state[weight]
+                mean, square = of(state["exp_avg"]), of(state["exp_avg_sq"])
+                mean.lerp_(gradient, 1 - beta1)
+                square.lerp_(gradient.square(), 1 - beta2)
+                of(weight).mul_(keep).sub_(lr * mean / (square.sqrt() + eps))
 
 
 def orthogonalise(matrices: Tensor, dtype: torch.dtype) -> Tensor:
@@ -65,34 +128,49 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        group = self.param_groups[0]
-        lr, weight_decay = group["lr"], group["weight_decay"]
+        weights = self.param_groups[0]["params"]
+        self.update({weight: weight.grad for weight in weights}, self.advance(), lambda own: own)
+
+    def updated(self) -> list[Tensor]:
+        """As AdamW's."""
+        return [state["momentum_buffer"] for state in self.state.values()]
+
+    def advance(self) -> list[float]:
+        """A step's numbers: the rate, and what decay leaves of a weight."""
+        (group,) = self.param_groups
+        return [group["lr"], 1 - group["lr"] * group["weight_decay"]]
+
+    def update(
+        self,
+        gradients: Mapping[nn.Parameter, Tensor],
+        numbers: Sequence[Number],
+        of: Callable[[Tensor], Tensor],
+    ) -> None:
+        """As AdamW's."""
+        lr, keep = numbers
         for (rows, cols), parameters in self.alike.items():
             updates = []
             for parameter, count in parameters:
-                assert parameter.grad is not None
-                buffer = self.state[parameter]["momentum_buffer"]
-                buffer.lerp_(parameter.grad, 1 - MOMENTUM)
-                nesterov = whole(parameter.grad.lerp(buffer, MOMENTUM))
-                updates.append(nesterov.view(count, rows, cols))
+                gradient = gradients[parameter]
+                buffer = of(self.state[parameter]["momentum_buffer"])
+                buffer.lerp_(gradient, 1 - MOMENTUM)
+                updates.append(whole(gradient.lerp(buffer, MOMENTUM)).view(count, rows, cols))
             scale = lr * math.sqrt(max(1, rows / cols))
             orthogonal = orthogonalise(torch.cat(updates), self.dtype)
             counts = [count for _, count in parameters]
-            for (parameter, _), update in zip(
+            for (parameter, _), part in zip(
                 parameters, torch.split(orthogonal, counts), strict=True
             ):
-                parameter.mul_(1 - lr * weight_decay)
-                update = sharded_as(update.reshape(parameter.shape), parameter)
-                parameter.add_(update, alpha=-scale)
+                change = sharded_as(part.reshape(parameter.shape), parameter)
+                of(parameter).mul_(keep).sub_(change.float() * scale)
 
 
 def build_optimizers(
-    model: nn.Module, params: TrainParams, copies: Copies | None, muon_dtype: torch.dtype
-) -> list[torch.optim.Optimizer]:
+    model: nn.Module, params: TrainParams, muon_dtype: torch.dtype
+) -> list[AdamW | Muon]:
     """AdamW over everything, or Muon over the blocks' matrices and AdamW over the rest.
 
-    copies: of the parameters that have one, for a compiled AdamW; None for torch's. Each group
-    carries `lr_ratio`, its rate over `train.lr`. Order: AdamW, then Muon.
+    Each group carries `lr_ratio`, its rate over `train.lr`. Order: AdamW, then Muon.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     hidden = [
@@ -114,11 +192,7 @@ def build_optimizers(
         {"params": vectors, "weight_decay": 0.0, "lr_ratio": 1.0},
     ]
     groups = [group for group in groups if group["params"]]
-    optimizers: list[torch.optim.Optimizer] = [
-        AdamW(groups, lr, betas, fused=True)
-        if copies is None
-        else CompiledAdamW(groups, lr, betas, copies)
-    ]
+    optimizers: list[AdamW | Muon] = [AdamW(groups, lr, betas)]
     if hidden:
         muon = Muon(hidden, lr * params.muon_lr_ratio, decay, muon_dtype)
         muon.param_groups[0]["lr_ratio"] = params.muon_lr_ratio
@@ -126,7 +200,7 @@ def build_optimizers(
     return optimizers
 
 
-def set_lr(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
+def set_lr(optimizers: Iterable[torch.optim.Optimizer], lr: float) -> None:
     """Set every group's rate to its multiple of `lr`."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -6,7 +6,7 @@ together while it computes. Both synchronise gradients once a step, after the la
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -98,7 +98,7 @@ def gathered(model: GPT) -> GPT:
     return plain
 
 
-def save_shards(folder: Path, model: GPT, optimizers: list[torch.optim.Optimizer]) -> None:
+def save_shards(folder: Path, model: GPT, optimizers: Sequence[torch.optim.Optimizer]) -> None:
     """Every process writes its part of weights and optimizer state into the folder."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict import get_state_dict
@@ -114,7 +114,7 @@ def save_shards(folder: Path, model: GPT, optimizers: list[torch.optim.Optimizer
         raise
 
 
-def load_shards(folder: Path, model: GPT, optimizers: list[torch.optim.Optimizer]) -> None:
+def load_shards(folder: Path, model: GPT, optimizers: Sequence[torch.optim.Optimizer]) -> None:
     """Put back what any number of processes wrote."""
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
     from torch.distributed.checkpoint.state_dict_loader import load

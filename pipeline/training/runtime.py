@@ -17,17 +17,19 @@ import sysconfig
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipeline.errors import DeviceError
-from pipeline.params import TrainParams
+from pipeline.params import ModelParams, TrainParams
 from pipeline.paths import shared_cache
 from pipeline.processes import available_cores
 
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.model.gpt import GPT
+    from pipeline.model.gpt import GPT, GPTConfig
+
+    Shape: TypeAlias = ModelParams | GPTConfig  # of a model
 
 # what a user's shell could set to change the bytes of a result
 _NUMERIC_VARIABLES = (
@@ -58,9 +60,10 @@ _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile")
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 MATMUL_ATTENTION_UP_TO = 512  # tokens: on a CPU plain products beat the fused kernels below it
-# a shorter run does not earn back the compilation: 20 s on a CPU, where a compiled step takes
-# 0.7 of the time, about a minute on a GPU; FLOPs of the whole run
-COMPILE_FROM_FLOPS = {"cpu": 2e13, "cuda": 1e16}
+# a shorter run does not earn back the compilation, FLOPs of the whole run: on a CPU for each layer
+# and channel, as every layer is compiled, and what is saved, all but the products, is less beside
+# wider ones (reports/benchmarks/goals.md); on a GPU about a minute
+COMPILE_FROM_FLOPS = {"cpu": 3.5e10, "cuda": 1e16}
 
 
 def count_threads(params: TrainParams) -> int:
@@ -235,7 +238,7 @@ def can_compile(device: str = "cpu") -> bool:
     return any(name and shutil.which(name) for name in compilers) and has_triton()
 
 
-def _choose_compile(asked: str, device: str, flops: float, numerics: str) -> bool:
+def _choose_compile(asked: str, device: str, shape: "Shape", flops: float, numerics: str) -> bool:
     if numerics == "portable":  # another compiler, or another processor's instructions
         return False
     if asked != "auto":
@@ -246,10 +249,13 @@ def _choose_compile(asked: str, device: str, flops: float, numerics: str) -> boo
                 "allowed here: auto, off"
             )
         return asked == "on"
-    return flops >= COMPILE_FROM_FLOPS.get(device, math.inf) and can_compile(device)
+    pays_from = COMPILE_FROM_FLOPS.get(device, math.inf)
+    if device == "cpu":
+        pays_from *= shape.n_layer * shape.n_embd
+    return flops >= pays_from and can_compile(device)
 
 
-def choose(params: TrainParams, block_size: int, flops: float = 0.0) -> Runtime:
+def choose(params: TrainParams, shape: "Shape", flops: float = 0.0) -> Runtime:
     """Decide how this machine runs these settings; raises DeviceError for what it cannot do.
 
     flops: of the whole training, which decides whether compiling pays; 0 where none follows.
@@ -268,11 +274,11 @@ def choose(params: TrainParams, block_size: int, flops: float = 0.0) -> Runtime:
         precision = "fp32"  # a process's scaler would see its shard alone
     attention = params.attention
     if attention == "auto":
-        short = device == "cpu" and block_size <= MATMUL_ATTENTION_UP_TO
+        short = device == "cpu" and shape.block_size <= MATMUL_ATTENTION_UP_TO
         attention = "matmul" if short else "sdpa"
     # documents have lengths of their own, and each would be compiled
     compiled = flops > 0 and params.batch_order != "documents"
-    compiled = compiled and _choose_compile(params.compile, device, flops, params.numerics)
+    compiled = compiled and _choose_compile(params.compile, device, shape, flops, params.numerics)
     threads = count_threads(params)
     torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms loads the compiler
@@ -287,13 +293,13 @@ def choose(params: TrainParams, block_size: int, flops: float = 0.0) -> Runtime:
     return Runtime(device, precision, attention, compiled, threads, params.numerics)
 
 
-def choose_for_use(params: TrainParams, block_size: int) -> Runtime:
+def choose_for_use(params: TrainParams, shape: "Shape") -> Runtime:
     """How this machine runs a model that is not trained: in fp32."""
-    return replace(choose(params, block_size), precision="fp32")
+    return replace(choose(params, shape), precision="fp32")
 
 
 def place(model: "GPT", params: TrainParams) -> Runtime:
     """Bring a model that is to be used, not trained, to where this machine computes best."""
-    runtime = choose_for_use(params, model.config.block_size)
+    runtime = choose_for_use(params, model.config)
     model.to(runtime.device).set_attention(runtime.attention)
     return runtime

@@ -1,0 +1,193 @@
+"""A step as one graph is what autograd, clipping and the optimizers do one after another."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.corpus.batches import Batches
+from pipeline.model.gpt import ARCHITECTURES, GPT, GPTConfig
+from pipeline.params import load_params
+from pipeline.training import compiled_step
+from pipeline.training.compiled_step import CompiledStep
+from pipeline.training.loop import Trainer
+from pipeline.training.optimizer import set_lr
+from pipeline.training.runtime import Runtime, can_compile
+
+SHIPPED = load_params(Path(__file__).parent.parent / "params.yaml").train
+TOKENS = np.random.Generator(np.random.PCG64(1)).integers(0, 31, 500).astype(np.uint16)
+needs_compiler = pytest.mark.skipif(not can_compile(), reason="needs g++ and Python's headers")
+
+
+@pytest.fixture
+def traced_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step is what it is before the compiler has it: each operation by itself."""
+    monkeypatch.setattr(compiled_step, "_compile", lambda function, inputs: function)
+
+
+def trainer(
+    compiled: bool = True,
+    architecture: str = "gpt2",
+    n_layer: int = 2,
+    dropout: float = 0.0,
+    **changes: object,
+) -> Trainer:
+    settings = {
+        "max_steps": 6, "warmup_steps": 0, "schedule": "constant", "micro_batch_size": 4,
+        "lr": 0.03, "optimizer": "adamw", "embedding_lr_ratio": 2.0, "muon_lr_ratio": 2.0,
+    }  # fmt: skip
+    params = SHIPPED.model_copy(update={**settings, **changes})
+    # no biases: that of keys changes nothing, and its gradient is rounding alone
+    model = GPT(GPTConfig(architecture, n_layer, 2, 16, 8, 31, dropout, bias=False))
+    model.initialise(1)
+    generator = torch.Generator().manual_seed(8)
+    for parameter in model.parameters():  # none may stay zero, or hide what reaches another
+        parameter.data.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    batches = Batches(TOKENS, 8, params.sequences, params.batch_order, params.seed)
+    runtime = Runtime("cpu", params.precision, "matmul", compiled, 1, "native")
+    return Trainer(model, batches, params, runtime, {})
+
+
+def after(steps: int, trained: Trainer) -> Trainer:
+    for _ in range(steps):
+        trained.train_step()
+    trained.read_back()
+    return trained
+
+
+def assert_alike(one: Trainer, other: Trainer, rtol: float, atol: float) -> None:
+    """The same losses, weights and optimizers' states, about."""
+    losses = [torch.tensor(each.history.losses) for each in (one, other)]
+    torch.testing.assert_close(*losses, rtol=rtol, atol=0)
+    states = [each.state() for each in (one, other)]
+    for part in ("model", "optimizers"):
+        torch.testing.assert_close(states[0][part], states[1][part], rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("grad_clip", [0.0, 0.05, 1e6])
+def test_its_adamw_is_torchs_after_torchs_clipping(grad_clip: float, traced_alone: None) -> None:
+    one = trainer(precision="fp32", grad_clip=grad_clip)
+    other = trainer(compiled=False, precision="fp32", grad_clip=grad_clip)
+    for _ in range(4):
+        one.train_step()
+        other.train_step()
+        torch.testing.assert_close(one._grad_norm, other._grad_norm, rtol=1e-5, atol=0)
+    assert one._compiled_step is not None
+    assert other._compiled_step is None
+    one.read_back(), other.read_back()
+    assert_alike(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_it_trains_each_architecture_as_an_eager_run_dropout_included(
+    architecture: str, optimizer: str, traced_alone: None
+) -> None:
+    asked = {"architecture": architecture, "optimizer": optimizer, "precision": "fp32"}
+    one = after(3, trainer(dropout=0.2, **asked))  # type: ignore[arg-type]
+    other = after(3, trainer(compiled=False, dropout=0.2, **asked))  # type: ignore[arg-type]
+    assert_alike(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_copies_give_autocasts_loss_and_gradients_and_follow_the_weights(
+    architecture: str, traced_alone: None
+) -> None:
+    asked = {"architecture": architecture, "precision": "bf16", "grad_clip": 0.0, "beta1": 0.5}
+    one = after(1, trainer(**asked))  # type: ignore[arg-type]
+    other = after(1, trainer(compiled=False, **asked))  # type: ignore[arg-type]
+    assert one.history.losses == other.history.losses
+    means = [each.optimizers[0].state for each in (one, other)]
+    for mine, theirs in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        # half the gradient, whose own last digit in bf16 is a 256th of it
+        found, expected = means[0][mine]["exp_avg"], means[1][theirs]["exp_avg"]
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    assert one._compiled_step is not None
+    copies = one._compiled_step.copies
+    assert copies.keys() == {p for p in one.model.h.parameters() if p.dim() == 2}
+    for weight, copied in copies.items():
+        assert torch.equal(copied, weight.bfloat16())
+
+
+def test_frozen_layers_stay_as_they_are(traced_alone: None) -> None:
+    trained = []
+    for compiled in (True, False):
+        one = trainer(compiled=compiled, precision="bf16")
+        one.model.freeze(1)
+        first = one.model.state_dict()["h.0.mlp.c_fc.weight"].clone()
+        trained.append(after(3, Trainer(one.model, one.batches, one.params, one.runtime, {})))
+        assert torch.equal(one.model.state_dict()["h.0.mlp.c_fc.weight"], first)
+    assert_alike(*trained, rtol=0.05, atol=0.02)
+
+
+def test_a_step_in_parts_or_with_blocks_computed_again_is_no_graph() -> None:
+    assert trainer()._is_one_graph()
+    assert not trainer(compiled=False)._is_one_graph()
+    assert not trainer(micro_batch_size=2, grad_accum_steps=2)._is_one_graph()
+    assert not trainer(activation_checkpointing=True)._is_one_graph()
+
+
+def test_the_graph_holds_nothing_by_value_and_has_the_faster_gelu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graphs: list[Any] = []
+
+    def keep(graph: Any, shapes: list[Any]) -> Callable[..., list[Tensor]]:
+        graphs.append(graph)
+        return lambda *inputs: [torch.zeros(()), torch.zeros(())]
+
+    monkeypatch.setattr("torch._inductor.compile", keep)
+    one = trainer(precision="bf16")
+    one.train_step()
+    (graph,) = graphs
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    assert "aten.sigmoid.default" in names
+    assert not [name for name in names if "gelu" in name]
+    values = [getattr(graph, node.target) for node in graph.graph.nodes if node.op == "get_attr"]
+    assert max((value.numel() for value in values), default=0) <= 1
+
+
+@pytest.mark.parametrize(
+    ("architecture", "optimizer"),
+    [("gpt2", "adamw"), pytest.param("canon", "muon", marks=pytest.mark.slow)],
+)
+@needs_compiler
+def test_compiled_it_trains_as_eager_and_goes_on_to_the_bit(
+    architecture: str, optimizer: str
+) -> None:
+    asked = {"architecture": architecture, "n_layer": 1, "optimizer": optimizer}
+    asked["precision"] = "bf16"
+    eager = after(6, trainer(compiled=False, **asked))  # type: ignore[arg-type]
+    first = after(3, trainer(**asked))  # type: ignore[arg-type]
+    second = trainer(**asked)  # type: ignore[arg-type]
+    after(1, second)  # of other weights than those that it goes on from
+    second.load_state(first.state(), shards=None)  # type: ignore[arg-type]
+    after(3, first), after(3, second)
+    assert first.history.losses == second.history.losses
+    for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    torch.testing.assert_close(
+        torch.tensor(first.history.losses), torch.tensor(eager.history.losses), rtol=1e-2, atol=0
+    )
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_compiled_dropout_is_of_its_seed() -> None:
+    one = trainer(n_layer=1, dropout=0.5, precision="fp32")
+    set_lr(one.optimizers, 0.0)
+    step = CompiledStep(one.model, one.optimizers, one.runtime, grad_clip=0.0)
+    x, y = one.batches.sequences(1, 0, 4)
+    one.model.train()
+    losses = []
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        losses.append(float(step(x, y)[0]))
+    with torch.no_grad():
+        _, whole = one.model.eval()(x, y)
+    assert losses[0] == losses[2]
+    assert len({*losses, float(whole)}) == 3
