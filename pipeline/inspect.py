@@ -13,6 +13,7 @@ from pipeline.corpus.splits import SPLITS
 from pipeline.corpus.token_file import load_split, read_meta
 from pipeline.corpus.token_stream import TokenStream
 from pipeline.errors import TokenFileError
+from pipeline.params import load_params
 from pipeline.paths import STATISTICS, TOKENIZER, TOKENS
 from pipeline.prepare import splits_table
 from pipeline.randomness import seed_for
@@ -28,6 +29,7 @@ def inspect(
 
     Example: python -m pipeline inspect --windows 3
     """
+    load_params()  # as every command: what is wrong there is said first
     meta = read_meta(TOKENS)
     tokenizer = tokenizers.load(TOKENIZER)
     statistics = read_json(STATISTICS, TokenFileError, "run `dvc repro prepare`")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.corpus import duplicates
 from pipeline.corpus.duplicates import WINDOW, equal_documents, repeated_windows
 from pipeline.corpus.token_stream import ShardedTokens
-from pipeline.errors import TokenFileError
+from pipeline.errors import ParamsError, TokenFileError
 from pipeline.fetch import fetch
 from pipeline.inspect import inspect
 from pipeline.prepare import prepare
@@ -75,3 +75,11 @@ def test_it_shows_counts_lengths_frequent_tokens_duplicates_and_text(
     assert capsys.readouterr().out == shown
     inspect(windows=1, length=30, seed=6)
     assert capsys.readouterr().out != shown
+
+
+def test_outside_the_projects_folder_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ParamsError, match=r"^params\.yaml: not found; run from the project's top"):
+        inspect(windows=1, length=8, seed=1)
