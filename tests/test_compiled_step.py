@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.exc import BackendCompilerFailed
 
 from pipeline.corpus.batches import Batches
 from pipeline.model.gpt import ARCHITECTURES, GPT, GPTConfig
@@ -34,6 +35,7 @@ def trainer(
     architecture: str = "gpt2",
     n_layer: int = 2,
     dropout: float = 0.0,
+    kernel: str = "matmul",
     **changes: object,
 ) -> Trainer:
     settings = {
@@ -48,7 +50,7 @@ def trainer(
     for parameter in model.parameters():  # none may stay zero, or hide what reaches another
         parameter.data.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     batches = Batches(TOKENS, 8, params.sequences, params.batch_order, params.seed)
-    runtime = Runtime("cpu", params.precision, "matmul", compiled, 1, "native")
+    runtime = Runtime("cpu", params.precision, kernel, compiled, 1, "native")
     return Trainer(model, batches, params, runtime, {})
 
 
@@ -60,34 +62,36 @@ def after(steps: int, trained: Trainer) -> Trainer:
 
 
 def assert_alike(one: Trainer, other: Trainer, rtol: float, atol: float) -> None:
-    """The same losses, weights and optimizers' states, about."""
+    """The same losses, norms, weights and optimizers' states, about; atol: of a weight."""
     losses = [torch.tensor(each.history.losses) for each in (one, other)]
     torch.testing.assert_close(*losses, rtol=rtol, atol=0)
+    torch.testing.assert_close(one._grad_norm, other._grad_norm, rtol=rtol, atol=0)
     states = [each.state() for each in (one, other)]
-    for part in ("model", "optimizers"):
-        torch.testing.assert_close(states[0][part], states[1][part], rtol=rtol, atol=atol)
+    torch.testing.assert_close(states[0]["model"], states[1]["model"], rtol=rtol, atol=atol)
+    for name, expected in states[1]["optimizers"].items():
+        for key, tensor in expected.items():  # beside its own largest: second moments are small
+            found, size = states[0]["optimizers"][name][key], float(tensor.abs().max())
+            torch.testing.assert_close(found, tensor, rtol=0, atol=rtol * size)
 
 
 @pytest.mark.parametrize("grad_clip", [0.0, 0.05, 1e6])
 def test_its_adamw_is_torchs_after_torchs_clipping(grad_clip: float, traced_alone: None) -> None:
-    one = trainer(precision="fp32", grad_clip=grad_clip)
-    other = trainer(compiled=False, precision="fp32", grad_clip=grad_clip)
-    for _ in range(4):
-        one.train_step()
-        other.train_step()
-        torch.testing.assert_close(one._grad_norm, other._grad_norm, rtol=1e-5, atol=0)
+    one = after(4, trainer(precision="fp32", grad_clip=grad_clip))
+    other = after(4, trainer(compiled=False, precision="fp32", grad_clip=grad_clip))
     assert one._compiled_step is not None
+    assert not one._compiled_step.copies
     assert other._compiled_step is None
-    one.read_back(), other.read_back()
     assert_alike(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kernel", ["matmul", "sdpa"])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_it_trains_each_architecture_as_an_eager_run_dropout_included(
-    architecture: str, optimizer: str, traced_alone: None
+    architecture: str, optimizer: str, kernel: str, traced_alone: None
 ) -> None:
-    asked = {"architecture": architecture, "optimizer": optimizer, "precision": "fp32"}
+    asked = {"architecture": architecture, "optimizer": optimizer, "kernel": kernel}
+    asked["precision"] = "fp32"
     one = after(3, trainer(dropout=0.2, **asked))  # type: ignore[arg-type]
     other = after(3, trainer(compiled=False, dropout=0.2, **asked))  # type: ignore[arg-type]
     assert_alike(one, other, rtol=1e-3, atol=1e-4)
@@ -97,31 +101,34 @@ def test_it_trains_each_architecture_as_an_eager_run_dropout_included(
 def test_copies_give_autocasts_loss_and_gradients_and_follow_the_weights(
     architecture: str, traced_alone: None
 ) -> None:
-    asked = {"architecture": architecture, "precision": "bf16", "grad_clip": 0.0, "beta1": 0.5}
+    asked = {"architecture": architecture, "precision": "bf16", "grad_clip": 0.05}
     one = after(1, trainer(**asked))  # type: ignore[arg-type]
     other = after(1, trainer(compiled=False, **asked))  # type: ignore[arg-type]
     assert one.history.losses == other.history.losses
     means = [each.optimizers[0].state for each in (one, other)]
     for mine, theirs in zip(one.model.parameters(), other.model.parameters(), strict=True):
-        # half the gradient, whose own last digit in bf16 is a 256th of it
+        # the gradient times a number, whose own last digit in bf16 is a 256th of it
         found, expected = means[0][mine]["exp_avg"], means[1][theirs]["exp_avg"]
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(one._grad_norm, other._grad_norm, rtol=1e-5, atol=0)
     assert one._compiled_step is not None
     copies = one._compiled_step.copies
     assert copies.keys() == {p for p in one.model.h.parameters() if p.dim() == 2}
-    for weight, copied in copies.items():
-        assert torch.equal(copied, weight.bfloat16())
+    for _ in range(2):
+        for weight, copied in copies.items():
+            assert torch.equal(copied, weight.bfloat16())
+        one.train_step()
 
 
 def test_frozen_layers_stay_as_they_are(traced_alone: None) -> None:
     trained = []
     for compiled in (True, False):
-        one = trainer(compiled=compiled, precision="bf16")
+        one = trainer(compiled=compiled, precision="fp32")
         one.model.freeze(1)
         first = one.model.state_dict()["h.0.mlp.c_fc.weight"].clone()
         trained.append(after(3, Trainer(one.model, one.batches, one.params, one.runtime, {})))
         assert torch.equal(one.model.state_dict()["h.0.mlp.c_fc.weight"], first)
-    assert_alike(*trained, rtol=0.05, atol=0.02)
+    assert_alike(*trained, rtol=1e-4, atol=1e-5)
 
 
 def test_a_step_in_parts_or_with_blocks_computed_again_is_no_graph() -> None:
@@ -131,8 +138,9 @@ def test_a_step_in_parts_or_with_blocks_computed_again_is_no_graph() -> None:
     assert not trainer(activation_checkpointing=True)._is_one_graph()
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_graph_holds_nothing_by_value_and_has_the_faster_gelu(
-    monkeypatch: pytest.MonkeyPatch,
+    architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graphs: list[Any] = []
 
@@ -141,38 +149,71 @@ def test_the_graph_holds_nothing_by_value_and_has_the_faster_gelu(
         return lambda *inputs: [torch.zeros(()), torch.zeros(())]
 
     monkeypatch.setattr("torch._inductor.compile", keep)
-    one = trainer(precision="bf16")
+    one = trainer(architecture=architecture, precision="bf16")
     one.train_step()
     (graph,) = graphs
     names = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
-    assert "aten.sigmoid.default" in names
+    assert ("aten.sigmoid.default" in names) is (architecture == "gpt2")
     assert not [name for name in names if "gelu" in name]
     values = [getattr(graph, node.target) for node in graph.graph.nodes if node.op == "get_attr"]
     assert max((value.numel() for value in values), default=0) <= 1
 
 
-@pytest.mark.parametrize(
-    ("architecture", "optimizer"),
-    [("gpt2", "adamw"), pytest.param("canon", "muon", marks=pytest.mark.slow)],
-)
 @needs_compiler
-def test_compiled_it_trains_as_eager_and_goes_on_to_the_bit(
-    architecture: str, optimizer: str
-) -> None:
-    asked = {"architecture": architecture, "n_layer": 1, "optimizer": optimizer}
-    asked["precision"] = "bf16"
+def test_compiled_it_computes_the_same() -> None:
+    asked = {"n_layer": 1, "precision": "fp32", "grad_clip": 0.05}
+    one = after(4, trainer(**asked))  # type: ignore[arg-type]
+    other = after(4, trainer(compiled=False, **asked))  # type: ignore[arg-type]
+    assert_alike(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_compiled_in_bf16_it_trains_as_eager_and_goes_on_to_the_bit() -> None:
+    asked = {"architecture": "canon", "n_layer": 1, "optimizer": "muon", "precision": "bf16"}
     eager = after(6, trainer(compiled=False, **asked))  # type: ignore[arg-type]
     first = after(3, trainer(**asked))  # type: ignore[arg-type]
-    second = trainer(**asked)  # type: ignore[arg-type]
-    after(1, second)  # of other weights than those that it goes on from
+    second = after(1, trainer(**asked))  # type: ignore[arg-type]
+    # other weights are there now than those that it goes on from
     second.load_state(first.state(), shards=None)  # type: ignore[arg-type]
-    after(3, first), after(3, second)
+    after(3, first)
+    after(3, second)
     assert first.history.losses == second.history.losses
     for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(one, other)
+    assert first._compiled_step is not None
+    for weight, copied in first._compiled_step.copies.items():
+        assert torch.equal(copied, weight.bfloat16())
     torch.testing.assert_close(
-        torch.tensor(first.history.losses), torch.tensor(eager.history.losses), rtol=1e-2, atol=0
+        torch.tensor(first.history.losses), torch.tensor(eager.history.losses), rtol=5e-3, atol=0
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [{"micro_batch_size": 2, "grad_accum_steps": 2}, {"activation_checkpointing": True}],
+    ids=["in parts", "again"],
+)
+@needs_compiler
+def test_compiled_without_one_graph_it_computes_the_same(changes: dict[str, object]) -> None:
+    asked = {"n_layer": 1, "precision": "fp32", "grad_clip": 0.05, **changes}
+    one = after(4, trainer(**asked))  # type: ignore[arg-type]
+    other = after(4, trainer(compiled=False, **asked))  # type: ignore[arg-type]
+    assert one._compiled_step is None
+    assert_alike(one, other, rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+def test_a_cache_that_was_cut_short_is_the_compilers_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ImportError("file too short")
+
+    monkeypatch.setattr("torch._inductor.compile", refuse)
+    with pytest.raises(BackendCompilerFailed, match="ImportError: file too short"):
+        trainer(n_layer=1, precision="fp32").train_step()
 
 
 @pytest.mark.slow

@@ -2,15 +2,14 @@
 
 Forward pass, loss, backward pass, clipping and the optimizers' updates are traced together and
 given to torch's inductor, so that no Python, neither autograd's nor the checks before each
-compiled function, stands between their kernels: a sixth of a small model's step. The blocks
-compute with copies of their matrices in the precision of products, which the update renews, so
-that neither these nor their gradients are cast (Micikevicius et al. 2018, section 3.1: master
-weights): of a large model's step memory is what is slow.
+compiled function, stands between their kernels: a sixth of a small model's step. In bf16 the
+blocks compute with copies of their matrices, which the update renews, so that autocast casts
+neither them nor their gradients (Micikevicius et al. 2018, section 3.1: master weights): of a
+large model's step memory is what is slow.
 """
 
 from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from pipeline.training.runtime import Runtime
 
 
 class CompiledStep:
-    """What a backward pass, clipping and each optimizer's step() do, in place.
+    """What forward and backward passes, clipping and each optimizer's step() do, in place.
 
     It holds on to the tensors of the weights and of the optimizers' states: where others have been
     loaded in their place, make a new one. grad_clip: the largest norm, 0 for no clipping.
@@ -40,12 +39,15 @@ class CompiledStep:
             self.copies = {matrix: matrix.detach().to(runtime.dtype) for matrix in matrices}
         held = [*model.parameters(), *model.buffers(), *self.copies.values()]
         held += [tensor for optimizer in optimizers for tensor in optimizer.updated()]
-        self.held = {id(tensor): tensor.detach() for tensor in held}
+        self.held = {tensor: tensor.detach() for tensor in held}
         self._compiled: Callable[..., Any] | None = None
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """One step from ids and targets, (B, T) each; returns its loss, in nats per token, and the
-        norm of all gradients before they were clipped."""
+        norm of all gradients before they were clipped.
+
+        The first compiles it. Raises torch's BackendCompilerFailed where that fails.
+        """
         rates = [torch.tensor(optimizer.advance()) for optimizer in self.optimizers]
         inputs = (*self.held.values(), x, y, *rates)
         if self._compiled is None:
@@ -59,28 +61,29 @@ class CompiledStep:
         count = len(self.held)
         now = dict(zip(self.held, inputs[:count], strict=True))
         x, y, *rates = inputs[count:]
-        leaves = {p: now[id(self.copies.get(p, p))].detach().requires_grad_() for p in self.trained}
-        parameters = self.model.named_parameters(remove_duplicate=False)
-        buffers = self.model.named_buffers(remove_duplicate=False)
-        given = {name: leaves.get(p, now[id(p)]) for name, p in parameters}
-        given |= {name: now[id(buffer)] for name, buffer in buffers}
+        leaves = {p: now[self.copies.get(p, p)].detach().requires_grad_() for p in self.trained}
+        given = {name: leaves.get(p, now[p]) for name, p in self.model.named_parameters()}
+        given |= {name: now[buffer] for name, buffer in self.model.named_buffers()}
         with torch.enable_grad():
             with self.runtime.autocast():
-                _, loss = functional_call(self.model, given, (x, y))
+                _, loss = functional_call(self.model, given, (x, y))  # tied ones too
             gradients = torch.autograd.grad(loss, list(leaves.values()))
         norm = torch.stack([gradient.float().square().sum() for gradient in gradients]).sum().sqrt()
         clip = (self.grad_clip / (norm + 1e-6)).clamp(max=1.0) if self.grad_clip else 1.0
         clipped = {p: g.float() * clip for p, g in zip(leaves, gradients, strict=True)}
         for optimizer, numbers in zip(self.optimizers, rates, strict=True):
-            optimizer.update(clipped, numbers.unbind(), lambda tensor: now[id(tensor)])
+            optimizer.update(clipped, numbers.unbind(), lambda tensor: now[tensor])
         for weight, copied in self.copies.items():
-            now[id(copied)].copy_(now[id(weight)])
+            now[copied].copy_(now[weight])
         return [loss.detach(), norm]
 
 
 def _compile(function: Callable[..., list[Tensor]], inputs: tuple[Tensor, ...]) -> Any:
-    """The function for tensors of these shapes, without a look at what it is given later."""
-    from torch import _inductor  # the compiler is loaded where it is needed alone
+    """The function for tensors of these shapes, without dynamo's look at them before each call."""
+    from unittest import mock  # all of this is loaded where it is needed alone
+
+    from torch import _inductor
+    from torch._dynamo.exc import BackendCompilerFailed
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -91,4 +94,9 @@ def _compile(function: Callable[..., list[Tensor]], inputs: tuple[Tensor, ...]) 
     # as torch.compile and torch.export have it: the model asks
     with mode, mock.patch("torch.compiler._is_compiling_flag", True):
         graph = make_fx(function)(*shapes)
-    return _inductor.compile(graph, shapes)
+    try:
+        return _inductor.compile(graph, shapes)
+    except BackendCompilerFailed:
+        raise
+    except Exception as error:  # as of a kernel in the cache that was cut short
+        raise BackendCompilerFailed(_inductor.compile, error, None) from error

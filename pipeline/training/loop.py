@@ -145,15 +145,13 @@ class Trainer:
 
     def _is_one_graph(self) -> bool:
         """Whether a step is forward and backward passes and update in one compiled graph."""
-        alone = self.ranks.size == 1 and not self.sharded
-        at_once = self.share == self.micro_batch_size
-        again = self.params.activation_checkpointing  # which a graph would leave out
         return (
             self.runtime.compile
             and self.runtime.device == "cpu"
-            and alone
-            and at_once
-            and not again
+            and self.ranks.size == 1
+            and not self.sharded
+            and self.share == self.micro_batch_size
+            and not self.params.activation_checkpointing  # a graph would compute nothing again
         )
 
     def _micro_batch(self, micro_step: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -63,7 +63,8 @@ MATMUL_ATTENTION_UP_TO = 512  # tokens: on a CPU plain products beat the fused k
 # a shorter run does not earn back the compilation, FLOPs of the whole run: on a CPU for each layer
 # and channel, as every layer is compiled, and what is saved, all but the products, is less beside
 # wider ones (reports/benchmarks/goals.md); on a GPU about a minute
-COMPILE_FROM_FLOPS = {"cpu": 3.5e10, "cuda": 1e16}
+COMPILE_FROM_FLOPS_A_CHANNEL = 3.5e10
+COMPILE_FROM_FLOPS_ON_A_GPU = 1e16
 
 
 def count_threads(params: TrainParams) -> int:
@@ -249,10 +250,11 @@ def _choose_compile(asked: str, device: str, shape: "Shape", flops: float, numer
                 "allowed here: auto, off"
             )
         return asked == "on"
-    pays_from = COMPILE_FROM_FLOPS.get(device, math.inf)
-    if device == "cpu":
-        pays_from *= shape.n_layer * shape.n_embd
-    return flops >= pays_from and can_compile(device)
+    pays_from = {
+        "cpu": COMPILE_FROM_FLOPS_A_CHANNEL * shape.n_layer * shape.n_embd,
+        "cuda": COMPILE_FROM_FLOPS_ON_A_GPU,
+    }
+    return flops >= pays_from.get(device, math.inf) and can_compile(device)
 
 
 def choose(params: TrainParams, shape: "Shape", flops: float = 0.0) -> Runtime:
