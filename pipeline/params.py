@@ -50,10 +50,26 @@ SIZES = {
     "gpt2-xl": (48, 25, 1600),
 }
 
+# nanoGPT's names for what is here under another
+NANOGPT = {
+    "dataset": "corpus.name, corpus.path",
+    "learning_rate": "train.lr",
+    "decay_lr": "train.schedule",
+    "batch_size": "train.micro_batch_size",
+    "gradient_accumulation_steps": "train.grad_accum_steps",
+    "max_iters": "train.max_steps",
+    "warmup_iters": "train.warmup_steps",
+    "lr_decay_iters": "train.max_steps, train.decay_fraction",
+    "eval_iters": "train.eval_batches",
+    "dtype": "train.precision",
+    "always_save_checkpoint": "train.keep_interval",
+}
+
 # a bound lets pydantic look into the text: half a character, which no UTF-8 can hold, is refused
 Text = Annotated[str, Field(min_length=0, description="text that UTF-8 can hold")]
 
-LR_FROM_SCRATCH, LR_FROM_PRETRAINED = 3e-3, 5e-5  # train.lr: auto
+# train.lr: auto (reports/sweeps/architecture.md for GPT-2's own network)
+LR_FROM_SCRATCH, LR_OF_GPT2_WITH_ADAMW, LR_FROM_PRETRAINED = 3e-3, 1e-3, 5e-5
 # neither a setting nor a file may make a process take any memory
 LONGEST_CONTEXT = 2**20  # tokens
 MOST_IDS = 2**24  # of a vocabulary
@@ -176,16 +192,13 @@ class TrainParams(Section):
     init_from: str = Field(min_length=1)
     freeze_layers: CountOrNone
 
-    @model_validator(mode="before")
-    @classmethod
-    def _rate_by_where_it_starts(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("lr") == "auto":
-            scratch = values.get("init_from") == "scratch"
-            return {**values, "lr": LR_FROM_SCRATCH if scratch else LR_FROM_PRETRAINED}
-        return values
-
     @model_validator(mode="after")
     def _the_start_is_no_output_of_this_stage(self) -> Self:
+        if self.init_from == "resume":
+            raise ValueError(
+                "init_from: found resume; allowed: scratch, gpt2, ..., a file or folder (what was "
+                "interrupted goes on by itself where the same command runs again)"
+            )
         if CHECKPOINTS.absolute() in Path(os.path.abspath(self.init_from)).parents:
             raise ValueError(
                 f"init_from: found {self.init_from}, train's own output, which DVC removes first; "
@@ -328,6 +341,21 @@ class Params(Section):
         paths += [start] if start not in ("scratch", *SIZES) else []
         return [path for path in paths if "://" not in path]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rate_by_what_is_trained(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        model, train = values.get("model"), values.get("train")
+        if not isinstance(train, dict) or train.get("lr") != "auto" or not isinstance(model, dict):
+            return values
+        lr = LR_FROM_SCRATCH
+        if train.get("init_from") != "scratch":
+            lr = LR_FROM_PRETRAINED
+        elif (model.get("architecture"), train.get("optimizer")) == ("gpt2", "adamw"):
+            lr = LR_OF_GPT2_WITH_ADAMW
+        return {**values, "train": {**train, "lr": lr}}
+
     @model_validator(mode="after")
     def _frozen_layers_are_there(self) -> Self:
         if self.train.freeze_layers > self.model.n_layer:
@@ -395,8 +423,11 @@ def _one_line(error: ValidationError, model: type[Section]) -> str:
     for section in location[:-1]:
         model = model.model_fields[section].annotation  # type: ignore[assignment]
     if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(location[-1], model.model_fields, n=1)
-        known = f"did you mean {close[0]}?" if close else f"known: {', '.join(model.model_fields)}"
+        known = f"known: {', '.join(model.model_fields)}"
+        if close := difflib.get_close_matches(location[-1], model.model_fields, n=1):
+            known = f"did you mean {close[0]}?"
+        if location[-1] in NANOGPT:
+            known = f"as nanoGPT calls it; here: {NANOGPT[location[-1]]}"
         return f"{key}: unknown parameter; {known}{more}"
     if first["type"] == "invalid_key":
         return f"{key}: unknown parameter; allowed: names{more}"

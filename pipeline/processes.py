@@ -50,6 +50,8 @@ def stop_on_signals(names: Sequence[str] = ("SIGINT", "SIGTERM")) -> list[int]:
     once."""
     came: list[int] = []
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    # nohup ignores SIGHUP
+    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
     def handle(number: int, frame: object) -> None:
         came.append(number)
@@ -57,8 +59,7 @@ def stop_on_signals(names: Sequence[str] = ("SIGINT", "SIGTERM")) -> list[int]:
             signal.signal(each, signal.SIG_DFL)
 
     for number in numbers:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
-            signal.signal(number, handle)
+        signal.signal(number, handle)
     return came
 
 

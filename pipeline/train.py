@@ -40,13 +40,16 @@ def train() -> None:
     except RuntimeError as error:
         compiler = sys.modules.get("torch._dynamo.exc")
         if compiler and isinstance(error, compiler.BackendCompilerFailed):
-            kernels = runtime.compiled_kernels()
-            shutil.rmtree(kernels, ignore_errors=True)
-            raise TrainingError(
-                f"train.compile: {type(error.inner_exception).__name__}; {kernels} is removed, as "
-                "a killed run leaves files there cut short: run it again, and if that fails too, "
-                "set train.compile: off"
-            ) from None
+            cause, kernels = error.inner_exception, os.environ["TORCHINDUCTOR_CACHE_DIR"]
+            remedy = "set train.compile: off to train without"
+            if isinstance(cause, ImportError | OSError):
+                shutil.rmtree(kernels, ignore_errors=True)
+                remedy = (
+                    f"{kernels} is removed, as a killed run leaves files there cut short: run it "
+                    "again, and if that fails too, set train.compile: off"
+                )
+            words = f"{type(cause).__name__}: {cause}".strip().splitlines()[0]
+            raise TrainingError(f"train.compile: {words}; {remedy}") from None
         if not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
         raise TrainingError(

@@ -17,10 +17,11 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
+from filelock import FileLock
 from test_resume import clear, hashes, wait_for_state
 from tiny_project import SMALL_FILES, environment, make_project, run, set_params
 
-from pipeline.training import launch
+from pipeline.training import launch, ranks
 from pipeline.training.launch import error_line
 
 TOLERANCE = 1e-5  # relative, fp32
@@ -167,8 +168,29 @@ def test_a_step_that_does_not_divide_is_one_line_with_the_numbers_that_do(projec
     assert refused.returncode == 2
     assert refused.stderr == (
         "error: train.nproc: found 3 processes for 8 sequences a step "
-        "(sequences_per_step, or micro_batch_size * grad_accum_steps); allowed: 1, 2, 4, 8\n"
+        "(sequences_per_step, or micro_batch_size * grad_accum_steps); allowed: 1, 2, 4, 8, or "
+        "a step of a multiple of 3, as train.micro_batch_size: 3\n"
     )
+
+
+def test_a_scheduler_that_says_half_is_one_line(project: Path) -> None:
+    refused = train(project, RANK="0", WORLD_SIZE="2")
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        "error: LOCAL_RANK, LOCAL_WORLD_SIZE: not set, though WORLD_SIZE is 2; "
+        "start the processes by torchrun\n"
+    )
+
+
+def test_processes_spread_over_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    held: list[FileLock] = []
+    monkeypatch.setattr(ranks, "_HELD", held)
+    assert [ranks.least_used_gpu() for _ in range(5)] == [0, 1, 0, 1, 0]
+    held[1].release()
+    assert ranks.least_used_gpu() == 1
+    assert ranks.least_used_gpu() == 1
 
 
 def test_the_line_of_an_error_is_taken_whole() -> None:
@@ -259,7 +281,7 @@ def test_killed_or_stopped_anywhere_nothing_is_left_and_it_ends_in_the_same_byte
         if who == "Ctrl-C":
             assert process.returncode == 130
             assert errors == ""
-            assert output.count("`dvc repro` goes on there") == 1
+            assert output.count("the same command goes on there") == 1
         clear(project)
         states = list((project / ".cache/train").glob("*/state-*.json"))
         assert states

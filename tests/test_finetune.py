@@ -118,13 +118,16 @@ def test_weights_that_are_not_there_are_one_line_that_names_the_setting(
     assert refused.stderr.count("\n") == 1
 
 
-def test_the_default_rate_is_lower_from_weights(started: Path) -> None:
+def test_the_default_rate_is_by_what_is_trained(started: Path) -> None:
     from pipeline.params import load_params
 
     assert load_params(started / "params.yaml").train.lr == 5e-5
     set_params(started, train__lr=1e-3)
     assert load_params(started / "params.yaml").train.lr == 1e-3
     set_params(started, train__lr="auto", train__init_from="scratch")
+    set_params(started, model__architecture="gpt2", train__optimizer="adamw")
+    assert load_params(started / "params.yaml").train.lr == 1e-3
+    set_params(started, train__optimizer="muon")
     assert load_params(started / "params.yaml").train.lr == 3e-3
 
 

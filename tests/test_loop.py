@@ -62,7 +62,7 @@ def run(
         lambda: False,
     )
     outputs = Outputs(folder, folder / "train.csv", folder / "samples.txt")
-    fit(trainer, hooks, outputs, ResumeState("key"), 1e9)
+    fit(trainer, hooks, outputs, ResumeState({}), 1e9)
     return trainer
 
 
@@ -166,7 +166,7 @@ def test_saves_of_a_large_model_leave_the_time_to_training(
     clock = [0.0]
     fake = SimpleNamespace(monotonic=lambda: clock[0])
     monkeypatch.setattr("pipeline.training.loop.time", fake)
-    resume, steps = ResumeState("key"), []
+    resume, steps = ResumeState({}), []
     save = resume.save
 
     def slow(step: int, *rest: Any) -> None:

@@ -57,7 +57,7 @@ class Memory(GPT):
 def found(model: GPT, share: int, monkeypatch: pytest.MonkeyPatch) -> int:
     real = micro_batch.can_compute
     monkeypatch.setattr(
-        micro_batch, "can_compute", lambda model, runtime, size: real(model, CPU, size)
+        micro_batch, "can_compute", lambda model, runtime, size, **_: real(model, CPU, size)
     )
     return micro_batch.find_micro_batch(model, GPU, share, ALONE)
 

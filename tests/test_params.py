@@ -99,6 +99,18 @@ def test_yaml_1_2_numbers_are_numbers(tmp_path: Path, text: str, number: float) 
         ),
         ("seed", "seed: 1\n  3: foo", "train.3: unknown parameter; allowed: names"),
         (
+            "eval_batches",
+            "eval_iters: 200",
+            "train.eval_iters: unknown parameter; as nanoGPT calls it; here: train.eval_batches "
+            "(and 1 more)",
+        ),
+        (
+            "init_from",
+            "init_from: resume",
+            "train.init_from: found resume; allowed: scratch, gpt2, ..., a file or folder (what "
+            "was interrupted goes on by itself where the same command runs again)",
+        ),
+        (
             "init_from",
             "init_from: data/checkpoints/best.pt",
             "train.init_from: found data/checkpoints/best.pt, train's own output, which DVC "

@@ -4,6 +4,7 @@ Real processes, real signals: see killed.py for how a signal hits an exact point
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -20,11 +21,14 @@ import psutil
 import pytest
 from tiny_project import SMALL_FILES, commit, environment, make_project, run, set_params
 
+from pipeline.errors import CheckpointError, TrainingError
+from pipeline.training import resume as states_of_runs
 from pipeline.training.resume import ResumeState
 from pipeline.training.runtime import can_compile
 
 KILLED = str(Path(__file__).with_name("killed.py"))
 OUTPUTS = ("data/checkpoints", "reports/train.csv")
+DECIDES = {"data": {"tokens": "0a"}, "train": {"lr": 0.01, "seed": 1}, "code": {"pipeline": "0b"}}
 
 CONFIGS = {
     "fp32-adamw-dropout": {"train__optimizer": "adamw", "model__dropout": 0.2},
@@ -110,7 +114,7 @@ def test_killed_anywhere_three_times_it_ends_in_the_same_bytes(config: str, tmp_
             expected = 130 if name in ("SIGINT", "SIGTERM") else -signal.SIGKILL
             assert killed.returncode == expected, killed.stdout + killed.stderr
             if name in ("SIGINT", "SIGTERM"):
-                assert "`dvc repro` goes on there" in killed.stdout
+                assert "the same command goes on there" in killed.stdout
             assert ("going on from step" in killed.stdout) == (reached > 0), killed.stdout
             states = list((project / ".cache/train").glob("*/state-*.json"))
             reached = max((int(state.stem.split("-")[1]) for state in states), default=0)
@@ -212,7 +216,7 @@ def test_a_damaged_record_takes_no_whole_ones_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    resume, best = ResumeState("key"), tmp_path / "best.pt"
+    resume, best = ResumeState(DECIDES), tmp_path / "best.pt"
     best.write_bytes(b"weights")
     for step in (50, 100):
         resume.save(step, {"step": step}, [best])
@@ -228,6 +232,56 @@ def test_a_damaged_record_takes_no_whole_ones_place(
     }  # fmt: skip
     resume.load(tmp_path / "out")
     assert (tmp_path / "out/best.pt").read_bytes() == b"other weights"
+
+
+@pytest.mark.parametrize(
+    ("broken", "error"),
+    [
+        ("sha256_file", OSError(errno.EIO, "Input/output error")),
+        ("read_tensors", CheckpointError("state-000000100.pt: can't allocate memory")),
+    ],
+)
+def test_a_disk_or_a_memory_that_fails_costs_no_state(
+    broken: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise error
+
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    resume = ResumeState(DECIDES)
+    for step in (50, 100):
+        resume.save(step, {"step": step}, [])
+    with monkeypatch.context() as failing:
+        failing.setattr(states_of_runs, broken, fail)
+        with pytest.raises(type(error)):
+            resume.load(tmp_path / "out")
+    assert resume.load(tmp_path / "out") == ({"step": 100}, [])
+
+
+def test_an_unfinished_run_that_is_not_gone_on_with_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    first = ResumeState(DECIDES)
+    assert first.other() is None
+    first.save(1200, {"step": 1200}, [])
+    now = {**DECIDES, "train": {"lr": 0.02, "seed": 1}, "code": {"pipeline": "0c"}}
+    second = ResumeState(now)
+    assert second.other() is None  # it is at work
+    first._lock.release()
+    assert second.other() == (
+        f"{first.folder} holds an unfinished run, at step 1,200, which this one does not go on "
+        "with, as it differs: train.lr 0.01, now 0.02; code.pipeline"
+    )
+    assert ResumeState({**DECIDES, "data": {"tokens": "0d"}}).other() is None
+
+
+def test_train_says_which_setting_keeps_it_from_going_on(interrupted: Path) -> None:
+    set_params(interrupted, train__lr=0.02, train__seed=5)
+    done = train(interrupted)
+    assert done.returncode == 0, done.stderr
+    (note,) = (line for line in done.stdout.splitlines() if line.startswith("note: "))
+    assert note.endswith("as it differs: train.lr 0.003, now 0.02; train.seed 1337, now 5")
 
 
 def test_a_model_that_no_memory_holds_is_one_line(interrupted: Path) -> None:
@@ -252,11 +306,11 @@ def test_a_state_cut_at_every_length_is_never_used(interrupted: Path, lengths: i
     _, newest = states(interrupted)
     data, record = newest.read_bytes(), newest.with_suffix(".json")
     says = record.read_bytes()
-    key = newest.parent.name
+    decides = json.loads(says)["decides"]
     previous = Path.cwd()
     os.chdir(interrupted)
     try:
-        resume = ResumeState(key)
+        resume = ResumeState(decides)
         whole, damaged = resume.load(interrupted / "out")
         assert whole is not None
         assert damaged == []
@@ -364,6 +418,19 @@ def test_what_is_compiled_may_be_stopped_and_cut_short(tmp_path: Path) -> None:
     assert train(project).returncode == 0
     assert hashes(project) == whole
 
+    failing = tmp_path / "g++"
+    failing.write_text("#!/bin/sh\necho 'g++ of a test'\ntest $1 = --version\n")
+    failing.chmod(0o755)
+    clear(project)
+    refused = subprocess.run(
+        [sys.executable, "-m", "pipeline", "train"], cwd=project, capture_output=True, text=True,
+        env=environment(CXX=str(failing)),
+    )  # fmt: skip
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert refused.stderr.endswith("; set train.compile: off to train without\n")
+    assert list((project / ".cache/compiled").rglob("*.so"))
+
 
 def running(pid: int) -> list[str]:
     """The names of its processes, and of theirs."""
@@ -459,15 +526,12 @@ def test_a_killed_queued_task_goes_on_when_queued_again(finished: Path) -> None:
 def test_runs_of_a_sweep_that_train_alike_wait_for_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.errors import TrainingError
-    from pipeline.training.resume import ResumeState
-
     monkeypatch.chdir(tmp_path)
-    first = ResumeState("key")
+    first = ResumeState(DECIDES)
     with pytest.raises(TrainingError, match="another process is training this very run"):
-        ResumeState("key")
+        ResumeState(DECIDES)
     monkeypatch.setenv("DVC_EXP_NAME", "overlap-overlap=0.5")
-    waiting = ThreadPoolExecutor(1).submit(ResumeState, "key")
+    waiting = ThreadPoolExecutor(1).submit(ResumeState, DECIDES)
     assert not waiting.done()
     first.remove()
     waiting.result(timeout=60).remove()

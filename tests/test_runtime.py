@@ -77,10 +77,30 @@ def test_a_gpus_libraries_are_told_to_reproduce_too() -> None:
         "from pipeline.training.runtime import prepare_process; "
         "prepare_process(load_params().train); import torch; "
         "from torch._inductor import config; "
-        "print(os.environ['CUBLAS_WORKSPACE_CONFIG'], config.deterministic)"
+        "print(os.environ['CUBLAS_WORKSPACE_CONFIG'], config.deterministic, "
+        "config.cpp.enable_unsafe_math_opt_flag)"
     )
-    shell = {"CUBLAS_WORKSPACE_CONFIG": ":0:0", "TORCHINDUCTOR_DETERMINISTIC": "0"}
-    assert printed(program, **shell) == ":4096:8 True\n"
+    shell = {
+        "CUBLAS_WORKSPACE_CONFIG": ":0:0",
+        "TORCHINDUCTOR_DETERMINISTIC": "0",
+        "TORCHINDUCTOR_CPP_ENABLE_UNSAFE_MATH_OPT_FLAG": "1",
+    }
+    assert printed(program, **shell) == ":4096:8 True False\n"
+
+
+def test_kernels_are_kept_for_this_compiler_and_number_of_threads(tmp_path: Path) -> None:
+    program = (
+        "import os; from pipeline.params import load_params; "
+        "from pipeline.training.runtime import prepare_process; "
+        "prepare_process(load_params().train.model_copy(update={'threads': %d})); "
+        "print(os.environ['TORCHINDUCTOR_CACHE_DIR'])"
+    )
+    other = tmp_path / "g++"
+    other.write_text("#!/bin/sh\necho g++ 1.0\n")
+    other.chmod(0o755)
+    folders = [printed(program % 1), printed(program % 2), printed(program % 1, CXX=str(other))]
+    assert printed(program % 1) == folders[0]
+    assert len(set(folders)) == 3
 
 
 EAGER = """

@@ -56,18 +56,21 @@ def checkpoint_payload(model: GPT, **facts: Any) -> dict[str, Any]:
 
 
 def optimizer_tensors(
-    model: GPT, optimizers: Sequence[torch.optim.Optimizer]
+    model: GPT, optimizers: Sequence[torch.optim.Optimizer], keep: bool = True
 ) -> dict[str, dict[str, Tensor]]:
-    """Every optimizer's state as {parameter's name: {state's name: tensor}}, in a fixed order."""
+    """Every optimizer's state as {parameter's name: {state's name: tensor}}, in a fixed order.
+
+    Of sharded ones every process must ask for it; keep: whether this one has a use for it.
+    """
     states: dict[str, dict[str, Tensor]] = {}
     for name, parameter in model.named_parameters():
         for optimizer in optimizers:
             if parameter in optimizer.state:
                 state = optimizer.state[parameter]
                 # interned, as pickle writes one string object twice in another way than two
-                states[name] = plain_copy(
-                    {sys.intern(key): whole(state[key]) for key in sorted(state)}
-                )
+                tensors = {sys.intern(key): whole(state[key]) for key in sorted(state)}
+                if keep:
+                    states[name] = plain_copy(tensors)
     return states
 
 

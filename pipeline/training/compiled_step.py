@@ -38,7 +38,8 @@ class CompiledStep:
             matrices = [p for p in model.h.parameters() if p.dim() == 2 and p.requires_grad]
             self.copies = {matrix: matrix.detach().to(runtime.dtype) for matrix in matrices}
         held = [*model.parameters(), *model.buffers(), *self.copies.values()]
-        held += [tensor for optimizer in optimizers for tensor in optimizer.updated()]
+        states = [state for optimizer in optimizers for state in optimizer.state.values()]
+        held += [tensor for state in states for name, tensor in state.items() if name != "step"]
         self.held = {tensor: tensor.detach() for tensor in held}
         self._compiled: Callable[..., Any] | None = None
 

@@ -13,7 +13,8 @@ def share_of(sequences: int, processes: int) -> int:
         allowed = ", ".join(map(str, divisors(sequences)))
         raise ParamsError(
             f"train.nproc: found {processes} processes for {sequences} sequences a step "
-            f"(sequences_per_step, or micro_batch_size * grad_accum_steps); allowed: {allowed}"
+            f"(sequences_per_step, or micro_batch_size * grad_accum_steps); allowed: {allowed}, or "
+            f"a step of a multiple of {processes}, as train.micro_batch_size: {processes}"
         )
     return sequences // processes
 

@@ -33,6 +33,7 @@ from pipeline.training.checkpoint import (
 from pipeline.training.compiled_step import CompiledStep
 from pipeline.training.division import divide, share_of
 from pipeline.training.history import History, Row
+from pipeline.training.micro_batch import find_micro_batch
 from pipeline.training.optimizer import build_optimizers, set_lr
 from pipeline.training.parallel import (
     gathered,
@@ -112,10 +113,13 @@ class Trainer:
         self.process_counts = [self.ranks.size]
         self.model.set_attention(runtime.attention)
         self.share = share_of(self.batches.sequences_per_step, self.ranks.size)
-        self.micro_batch_size = divide(self.share, params.micro_batch)
         self.sharded = params.parallel == "fsdp"
         if params.activation_checkpointing:
             recompute_blocks(self.model)
+        if params.micro_batch_size == "auto":
+            self.micro_batch_size = find_micro_batch(self.model, runtime, self.share, self.ranks)
+        else:
+            self.micro_batch_size = divide(self.share, params.micro_batch)
         self.forward, self._synced = parallelise(self.model, params.parallel, runtime, self.ranks)
         muon_dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
         self.optimizers = build_optimizers(self.model, params, muon_dtype)
@@ -136,7 +140,7 @@ class Trainer:
             self._compiled_step = self._compiled_step or CompiledStep(
                 self.model, self.optimizers, self.runtime, self.params.grad_clip
             )
-            loss, self._grad_norm = self._compiled_step(*self._micro_batch(0))
+            loss, self._grad_norm = self._compiled_step(*self._micro_batch(0, 0))
         else:
             loss = self._passes()
             self._grad_norm = self._update()
@@ -154,13 +158,13 @@ class Trainer:
             and not self.params.activation_checkpointing  # a graph would compute nothing again
         )
 
-    def _micro_batch(self, micro_step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """This process's ids and targets, with the generator of its dropout set."""
-        rank, count, device = self.ranks.rank, self.micro_batch_size, self.runtime.device
-        first = rank * self.share + micro_step * count
-        x, y = self.batches.sequences(self.step, first, count)
+    def _micro_batch(self, micro_step: int, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and targets from the step's sequence `first` on, the generator of dropout set."""
+        x, y = self.batches.sequences(self.step, first, self.micro_batch_size)
         if self.model.config.dropout:
-            torch.manual_seed(seed_for(self.params.seed, "dropout", self.step, micro_step, rank))
+            drawn = (self.params.seed, "dropout", self.step, micro_step, self.ranks.rank)
+            torch.manual_seed(seed_for(*drawn))
+        device = self.runtime.device
         if device != "cuda":
             return x.to(device), y.to(device)
         x, y = x.pin_memory(), y.pin_memory()
@@ -171,14 +175,13 @@ class Trainer:
         total = torch.zeros((), device=self.runtime.device)
         count, step, batches = self.micro_batch_size, self.step, self.batches
         targets = batches.targets(step, 0, batches.sequences_per_step)
-        micro_steps = self.share // count
-        for micro_step in range(micro_steps):
-            x, y = self._micro_batch(micro_step)
-            with self._synced(micro_step == micro_steps - 1):
+        end = (self.ranks.rank + 1) * self.share
+        for micro_step, first in enumerate(range(end - self.share, end, count)):
+            x, y = self._micro_batch(micro_step, first)
+            with self._synced(first + count == end):
                 with self.runtime.autocast():
                     loss = self.forward(x, y)
                 # its share of the step's mean, times the processes: they average gradients
-                first = self.ranks.rank * self.share + micro_step * count
                 here = batches.targets(step, first, count) * self.ranks.size
                 loss = loss / (targets / here)
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -250,9 +253,11 @@ class Trainer:
         grad_norm = float(self._grad_norm)
         self.history.rows.append(Row(self.step, tokens, self.lr, loss, grad_norm, self.val_loss))
 
-    def plain_model(self) -> GPT:
-        """The model with all its weights; of a sharded one every process must ask for it."""
-        return gathered(self.model) if self.sharded else self.model
+    def plain_model(self) -> GPT | None:
+        """The model with all its weights, for the first process; every one must ask for it."""
+        if self.sharded:
+            return gathered(self.model, self.ranks.first)
+        return self.model if self.ranks.first else None
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, but the shards of a sharded model."""
@@ -356,23 +361,24 @@ def fit(
 
 
 def _save_checkpoint(trainer: Trainer, path: Path, with_optimizer: bool = False) -> None:
-    loss = trainer.read_back()
-    if not trainer.sharded and not trainer.ranks.first:  # a sharded model needs every process
+    loss, model = trainer.read_back(), trainer.plain_model()
+    more = {}
+    if with_optimizer:
+        states = optimizer_tensors(trainer.model, trainer.optimizers, keep=model is not None)
+        more["optimizer_state_dict"] = states
+    if model is None:
         return
     payload = checkpoint_payload(
-        trainer.plain_model(),
+        model,
         step=trainer.step,
         loss=loss,
         best_loss=trainer.best_loss,
         learning_rate=trainer.lr,
         history=trainer.history.to_dict(),
         tokenizer=trainer.tokenizer,
+        **more,
     )
-    if with_optimizer:
-        optimizer = optimizer_tensors(trainer.model, trainer.optimizers)
-        payload["optimizer_state_dict"] = optimizer
-    if trainer.ranks.first:
-        save_tensors(path, payload)
+    save_tensors(path, payload)
 
 
 def _save_state(trainer: Trainer, outputs: Outputs, resume: ResumeState) -> None:
@@ -403,10 +409,10 @@ def _look_at_val(trainer: Trainer, hooks: Hooks, outputs: Outputs) -> None:
 
 
 def _take_sample(trainer: Trainer, hooks: Hooks, outputs: Outputs) -> None:
-    model = trainer.plain_model().eval()
-    if not trainer.ranks.first:
+    model = trainer.plain_model()
+    if model is None:
         return
-    sample = {"step": trainer.step, "text": hooks.sample(model, trainer.step)}
+    sample = {"step": trainer.step, "text": hooks.sample(model.eval(), trainer.step)}
     trainer.samples.append(sample)
     with outputs.samples_txt.open("a", encoding="utf-8", newline="") as file:
         file.write(format_samples([sample]))

@@ -1,5 +1,6 @@
 """train.micro_batch_size: auto, the largest micro-batch that the memory takes."""
 
+from bisect import bisect_left
 from collections.abc import Callable
 
 import torch
@@ -19,28 +20,23 @@ def largest_that_fits(share: int, fits: Callable[[int], bool]) -> int:
     fits: whether a micro-batch of that size can be computed; once false, false for larger ones.
     """
     sizes = divisors(share)
-    low, high = 0, len(sizes)  # sizes[:low] fit, sizes[high:] do not
-    while low < high:
-        middle = (low + high) // 2
-        if fits(sizes[middle]):
-            low = middle + 1
-        else:
-            high = middle
-    return sizes[low - 1] if low else 0
+    fitting = bisect_left(sizes, True, key=lambda size: not fits(size))
+    return sizes[fitting - 1] if fitting else 0
 
 
 def find_micro_batch(model: GPT, runtime: Runtime, share: int, ranks: Ranks) -> int:
     """The micro-batch for `auto`: on a GPU the largest that fits on each of them.
 
     Tried by a forward and a backward pass of the model as it is, attention kernel and recomputed
-    blocks included, beside memory for the optimizer's state. Raises TrainingError where not even
-    one sequence fits.
+    blocks included, beside memory for the optimizer's state and, as a second micro-batch or DDP's
+    buckets find them there, gradients. Raises TrainingError where not even one sequence fits.
     """
     if runtime.device != "cuda":
         return divide(share, AUTO_ON_CPU)
 
     def fits(size: int) -> bool:
-        return not ranks.any(not can_compute(model, runtime, size))[0]
+        several = size < share or ranks.size > 1
+        return not ranks.any(not can_compute(model, runtime, size, gradients=several))[0]
 
     found = largest_that_fits(share, fits)
     if not found:
@@ -51,11 +47,13 @@ def find_micro_batch(model: GPT, runtime: Runtime, share: int, ranks: Ranks) -> 
     return found
 
 
-def can_compute(model: GPT, runtime: Runtime, size: int) -> bool:
-    """Whether the memory suffices for a step of one micro-batch of `size` sequences."""
+def can_compute(model: GPT, runtime: Runtime, size: int, gradients: bool = False) -> bool:
+    """Whether the memory suffices for a micro-batch of `size` sequences, with AdamW's state and
+    gradients that are there already."""
     state: list[torch.Tensor] = []
+    trained = [p for p in model.parameters() if p.requires_grad]
     try:
-        state += [torch.empty_like(p) for p in model.parameters() for _ in range(2)]  # as AdamW's
+        state += [torch.empty_like(p) for p in trained for _ in range(3 if gradients else 2)]
         ids = torch.zeros(size, model.config.block_size, dtype=torch.int64, device=runtime.device)
         with runtime.autocast():
             loss = model(ids, ids)[1]

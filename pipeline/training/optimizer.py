@@ -46,10 +46,6 @@ class AdamW(torch.optim.AdamW):
                 "exp_avg_sq": torch.zeros_like(weight),
             }
 
-    def updated(self) -> list[Tensor]:
-        """The state that `update` changes."""
-        return [state[name] for state in self.state.values() for name in ("exp_avg", "exp_avg_sq")]
-
     def advance(self) -> list[float]:
         """Count a step; returns its numbers: epsilon, and of each group the rate and what decay
         leaves, the first two with the bias corrections (Kingma and Ba 2015, section 2)."""
@@ -130,10 +126,6 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:  # type: ignore[override]
         weights = self.param_groups[0]["params"]
         self.update({weight: weight.grad for weight in weights}, self.advance(), lambda own: own)
-
-    def updated(self) -> list[Tensor]:
-        """As AdamW's."""
-        return [state["momentum_buffer"] for state in self.state.values()]
 
     def advance(self) -> list[float]:
         """A step's numbers: the rate, and what decay leaves of a weight."""

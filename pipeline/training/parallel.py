@@ -29,8 +29,7 @@ Synced: TypeAlias = Callable[[bool], AbstractContextManager[Any]]  # of whether 
 def recompute_blocks(model: GPT) -> None:
     """Keep each block's input alone for the backward pass, and compute the rest once more there."""
     for block in model.h:
-        if not isinstance(block.forward, partial):
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def parallelise(
@@ -91,10 +90,18 @@ def _shard(model: GPT, runtime: Runtime, ranks: Ranks) -> Synced:
     return synced
 
 
-def gathered(model: GPT) -> GPT:
-    """A plain model on the CPU with a sharded one's weights; every process must ask for it."""
+def gathered(model: GPT, first: bool) -> GPT | None:
+    """A plain model on the CPU with a sharded one's weights, for the first process alone: every
+    one must ask for it, but a machine's memory need not hold as many."""
+    weights = {}
+    for name, tensor in model.state_dict().items():
+        all_of_it = whole(tensor)
+        if first:
+            weights[name] = all_of_it.cpu()
+    if not first:
+        return None
     plain = GPT(model.config)
-    plain.load_state_dict({name: whole(t).cpu() for name, t in model.state_dict().items()})
+    plain.load_state_dict(weights)
     return plain
 
 

@@ -6,6 +6,7 @@ on the CPU, so that a GPU is not waited for.
 """
 
 import ctypes
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +14,16 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.errors import DeviceError
+from pipeline.paths import shared_cache
 from pipeline.processes import call_at_end_of_parent
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 PATIENCE = timedelta(minutes=30)  # the others wait so long while rank 0 writes or samples
 T = TypeVar("T")
+_HELD: list[object] = []  # locks, until the process ends
 
 
 def under_torchrun() -> bool:
@@ -36,6 +40,26 @@ def call_at_end_of_starter(call: Callable[[], object]) -> None:
         call_at_end_of_parent("DVC_STAGE", "dvc", call)
 
 
+def least_used_gpu() -> int:
+    """The GPU on which the fewest processes of this project compute, a sweep's runs say; this one
+    counts there until it ends."""
+    import filelock
+    import torch
+
+    folder = shared_cache() / "gpus"
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in itertools.count():
+        for gpu in range(torch.cuda.device_count()):
+            lock = filelock.FileLock(folder / f"{gpu}-{place}.lock")
+            try:
+                lock.acquire(blocking=False)
+            except filelock.Timeout:
+                continue
+            _HELD.append(lock)
+            return gpu
+    raise AssertionError
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among `size`; rank 0 alone writes and prints."""
@@ -47,11 +71,19 @@ class Ranks:
 
     @classmethod
     def from_environment(cls) -> "Ranks":
-        """As torchrun started this process; one of one where it did not."""
+        """As torchrun started this process; one of one where it did not.
+
+        Raises DeviceError where a scheduler says but a part of it.
+        """
         if not under_torchrun():
             return cls()
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        return cls(*(int(os.environ.get(name, int("SIZE" in name))) for name in names))
+        missing = [name for name in VARIABLES if name not in os.environ]
+        if missing and os.environ["WORLD_SIZE"] != "1":
+            raise DeviceError(
+                f"{', '.join(missing)}: not set, though WORLD_SIZE is {os.environ['WORLD_SIZE']}; "
+                "start the processes by torchrun"
+            )
+        return cls(*(int(os.environ.get(name, int("SIZE" in name))) for name in VARIABLES))
 
     @property
     def first(self) -> bool:
@@ -73,7 +105,7 @@ class Ranks:
                     f"train.nproc: found {self.local_size} processes on a machine with {gpus} "
                     f"GPUs; allowed: 1 to {gpus}"
                 )
-            torch.cuda.set_device(self.local_rank)
+            torch.cuda.set_device(self.local_rank if self.size > 1 else least_used_gpu())
         elif device == "mps" and self.size > 1:
             raise DeviceError(f"train.nproc: found {self.size} processes on mps; allowed: 1")
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"

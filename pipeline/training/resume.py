@@ -1,10 +1,11 @@
 """The state that an interrupted run goes on from: .cache/train/<key>/ under the main repository.
 
-The key names everything that decides the run's bytes (settings, data, code, numeric platform),
-so a changed one never meets a stale state. A state is one file state-STEP.pt and, written after
-it, state-STEP.json with its sha256 and those of the checkpoints it counts on; only a state whose
-hashes agree is used. The newest two are kept. DVC deletes a stage's outputs before it runs, so
-best.pt and the kept checkpoints lie here too, until the stage has succeeded.
+The key is the hash of everything that decides the run's bytes (settings, data, code, numeric
+platform), so a changed one never meets a stale state. A state is one file state-STEP.pt and,
+written after it, state-STEP.json with its sha256, those of the checkpoints it counts on and what
+the key was made of; only a state whose hashes agree is used. The newest two are kept. DVC deletes
+a stage's outputs before it runs, so best.pt and the kept checkpoints lie here too, until the stage
+has succeeded.
 
 The weights and optimizer state of a sharded model lie beside it, in a folder state-STEP.shards
 that torch.distributed.checkpoint wrote: readable by any number of processes.
@@ -14,24 +15,32 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import filelock
 
 from pipeline.errors import CheckpointError, TrainingError
 from pipeline.model.tensor_file import read_tensors, save_tensors
 from pipeline.paths import shared_cache
-from pipeline.storage import atomic_writer, sha256_file, write_json
+from pipeline.storage import atomic_writer, sha256_file, sha256_json, write_json
+
+Facts: TypeAlias = dict[str, dict[str, Any]]
 
 KEPT_STATES = 2
 LOCK = "lock"
+MOST_DIFFERENCES = 3  # named
+_DAMAGE = (CheckpointError, FileNotFoundError, ValueError, LookupError, TypeError, AttributeError)
 
 
 class ResumeState:
-    """One run's folder of states, held by one process at a time: of several by the first."""
+    """One run's folder of states, held by one process at a time: of several by the first.
 
-    def __init__(self, key: str, first: bool = True) -> None:
-        self.folder = shared_cache() / "train" / key
+    decides: all that decides the run's bytes, as {what: {name: value}}.
+    """
+
+    def __init__(self, decides: Facts, first: bool = True) -> None:
+        self.decides = decides
+        self.folder = shared_cache() / "train" / sha256_json(decides)[:16]
         self._sha256: dict[tuple[str, int, int, int], str] = {}  # of each file as it was written
         if not first:
             return
@@ -51,10 +60,14 @@ class ResumeState:
         """Keep the run as it stands after `step`, with the checkpoint files it counts on."""
         path = self.folder / f"state-{step:09d}.pt"
         save_tensors(path, payload)
-        record = {"state": path.name, "sha256": sha256_file(path), "files": {}}
-        record["files"] = {file.name: self._keep(file) for file in files}
         shards = sorted(self.shards(step).glob("*"))
-        record["shards"] = {file.name: sha256_file(file) for file in shards}
+        record = {
+            "state": path.name,
+            "sha256": sha256_file(path),
+            "decides": self.decides,
+            "files": {file.name: self._keep(file) for file in files},
+            "shards": {file.name: sha256_file(file) for file in shards},
+        }
         write_json(path.with_suffix(".json"), record)
         self._prune()
 
@@ -113,16 +126,34 @@ class ResumeState:
                     self._check(self.folder / f"{sha256}.pt", sha256)
                 for name, sha256 in values["shards"].items():
                     self._check(path.with_suffix(".shards") / name, sha256)
-                payload = read_tensors(path)
-            except (CheckpointError, OSError, ValueError, KeyError, TypeError) as error:
+            except _DAMAGE as error:  # a disk or a memory that fails now is none: that ends the run
                 damaged.append(f"{record.with_suffix('').name}: damaged, not used: {error}")
                 record.unlink(missing_ok=True)  # or it would take a whole one's place
                 continue
+            payload = read_tensors(path)
             outputs.mkdir(parents=True, exist_ok=True)
             for name, sha256 in values["files"].items():
                 shutil.copyfile(self.folder / f"{sha256}.pt", outputs / name)
             return payload, damaged
         return None, damaged
+
+    def other(self) -> str | None:
+        """A line on the newest unfinished run on the same data that this one differs from."""
+        folders = self.folder.parent.glob("*/state-*.json")
+        for record in sorted(folders, key=_written, reverse=True):
+            if record.parent == self.folder or _is_held(record.parent):
+                continue
+            try:
+                then: Facts = json.loads(record.read_text(encoding="utf-8"))["decides"]
+                if then["data"] == self.decides["data"]:
+                    return (
+                        f"{record.parent} holds an unfinished run, at step "
+                        f"{int(record.stem.split('-')[1]):,}, which this one does not go on with, "
+                        f"as it differs: {differences(then, self.decides)}"
+                    )
+            except _DAMAGE:
+                continue
+        return None
 
     def read(self, step: int) -> dict[str, Any]:
         """The state that the first process has loaded and checked, for another one.
@@ -140,3 +171,32 @@ class ResumeState:
         """Forget the run: it has succeeded. Its lock stays, for one that may wait for it."""
         self._remove_but(set())
         self._lock.release()
+
+
+def differences(then: Facts, now: Facts) -> str:
+    """What decides one run's bytes and not another's, the first few by name."""
+    found = []
+    for what in now:
+        before, after = then.get(what, {}), now[what]
+        for name in sorted({*before, *after}):
+            if before.get(name) != after.get(name):
+                values = f" {before.get(name)}, now {after.get(name)}"
+                found.append(f"{what}.{name}{'' if what == 'code' else values}")
+    more = len(found) - MOST_DIFFERENCES
+    return "; ".join(found[:MOST_DIFFERENCES]) + (f"; {more} more" if more > 0 else "")
+
+
+def _written(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # its run has ended meanwhile
+        return 0
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether a process is training the run of this folder."""
+    try:
+        with filelock.FileLock(folder / LOCK, blocking=False):
+            return False
+    except filelock.Timeout:
+        return True

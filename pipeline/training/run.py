@@ -34,14 +34,12 @@ from pipeline.paths import (
 )
 from pipeline.processes import stop_on_signals
 from pipeline.randomness import seed_for
-from pipeline.storage import sha256_file, sha256_json, write_json
-from pipeline.training.division import share_of
+from pipeline.storage import sha256_file, write_json
 from pipeline.training.loop import Hooks, Interrupted, Outputs, Trainer, fit
-from pipeline.training.micro_batch import AUTO_ON_CPU, find_micro_batch
-from pipeline.training.parallel import recompute_blocks
+from pipeline.training.micro_batch import AUTO_ON_CPU
 from pipeline.training.progress import Show
 from pipeline.training.ranks import Ranks, call_at_end_of_starter
-from pipeline.training.resume import ResumeState
+from pipeline.training.resume import Facts, ResumeState
 from pipeline.training.runtime import Runtime, choose
 
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -69,19 +67,10 @@ def run(params: Params, ranks: Ranks, threads: int) -> None:
     runtime = choose(params.train, params.model, flops)
     ranks.start(runtime.device, params.train.parallel)
     # the first's: another machine's would be its own, and all share the folder
-    key = ranks.from_first(_key(params, threads, runtime, init_from))
-    resume = ResumeState(key, ranks.first)
+    decides = ranks.from_first(_what_decides(params, threads, runtime, init_from))
+    resume = ResumeState(decides, ranks.first)
     if params.train.parallel != "fsdp":  # which brings each part there itself
         model.to(runtime.device)
-    auto = params.train.micro_batch_size == "auto"
-    val_batch_size = AUTO_ON_CPU if auto else params.train.micro_batch
-    if auto:
-        model.set_attention(runtime.attention)
-        if params.train.activation_checkpointing:
-            recompute_blocks(model)
-        share = share_of(params.train.sequences, ranks.size)
-        size = find_micro_batch(model, runtime, share, ranks)
-        params = params.with_train(micro_batch_size=size)
     trainer = Trainer(
         model,
         batches,
@@ -101,13 +90,15 @@ def run(params: Params, ranks: Ranks, threads: int) -> None:
     CHECKPOINTS.mkdir(parents=True, exist_ok=True)
     stopping = stop_on_signals(STOP_SIGNALS)
     call_at_end_of_starter(lambda: stopping.append(signal.SIGTERM))
-    hooks = _hooks(params, tokenizer, val_tokens, val_batch_size, runtime, show, stopping)
+    hooks = _hooks(params, tokenizer, val_tokens, runtime, show, stopping)
     outputs = Outputs(CHECKPOINTS, HISTORY, SAMPLES_ON_THE_WAY)
     try:
         with show:
             fit(trainer, hooks, outputs, resume, params.log.save_interval)
     except Interrupted:
-        show.line(f"stopped at step {trainer.step}; its state is saved: `dvc repro` goes on there")
+        show.line(
+            f"stopped at step {trainer.step}; its state is saved: the same command goes on there"
+        )
         raise typer.Exit(130) from None
     except Exception as error:
         if isinstance(error, UserError) or not stopping:
@@ -123,7 +114,7 @@ def run(params: Params, ranks: Ranks, threads: int) -> None:
         raise typer.Exit(130) from None
     if not ranks.first:
         return
-    write_json(RUN, _facts(params, trainer, flops, init_from, auto))
+    write_json(RUN, _facts(params, trainer, flops, init_from))
     resume.remove()
     show.line(
         f"done at step {trainer.step} ({trainer.stopped}): best val loss "
@@ -159,19 +150,22 @@ def _starting_model(params: Params, tokenizer: Tokenizer) -> tuple[GPT, dict[str
     return model, init_from
 
 
-def _key(params: Params, threads: int, runtime: Runtime, init_from: dict[str, Any] | None) -> str:
-    """The name of the run's state: the hash of all that decides its bytes."""
-    # another number of processes changes bytes, but a run may go on with it
-    settings = params.train.model_dump(exclude={"nproc", "threads"})
-    return sha256_json(
-        {
-            "params": {"model": params.model.model_dump(), "train": settings},
-            "data": sha256_file(META),
-            "code": _loaded_code(),
-            "platform": {**runtime.fingerprint(), "threads": threads},
-            "init_from": init_from,
-        }
-    )
+def _what_decides(
+    params: Params, threads: int, runtime: Runtime, init_from: dict[str, Any] | None
+) -> Facts:
+    """All that decides the run's bytes, by which an interrupted one is known again."""
+    platform = runtime.fingerprint()
+    if "threads" in platform:  # of all processes, as their number may change
+        platform["threads"] = threads
+    return {
+        "data": {"tokens": sha256_file(META)},
+        "model": params.model.model_dump(),
+        # another number of processes changes bytes, but a run may go on with it
+        "train": params.train.model_dump(exclude={"nproc", "threads"}),
+        "init_from": init_from or {},
+        "platform": platform,
+        "code": _loaded_code(),
+    }
 
 
 def _loaded_code() -> dict[str, str]:
@@ -211,6 +205,9 @@ def _take_up(trainer: Trainer, resume: ResumeState, show: Show) -> None:
         show.line(f"warning: {line}")
     step = ranks.from_first(state["step"] if state else 0)
     if not step:
+        other = resume.other() if ranks.first else None
+        if other:
+            show.line(f"note: {other}")
         return
     state = state or resume.read(step)
     trainer.load_state(state, resume.shards(step))
@@ -226,12 +223,13 @@ def _hooks(
     params: Params,
     tokenizer: Tokenizer,
     val_tokens: TokenStream,
-    val_batch_size: int,
     runtime: Runtime,
     show: Show,
     stopping: list[int],
 ) -> Hooks:
     """What the loop asks: looks at val, samples, lines to show, whether a signal came."""
+    auto = params.train.micro_batch_size == "auto"
+    val_batch_size = AUTO_ON_CPU if auto else params.train.micro_batch
 
     def validate(model: GPT) -> float:
         return score_split(
@@ -264,7 +262,6 @@ def _facts(
     trainer: Trainer,
     flops: float,
     init_from: dict[str, Any] | None,
-    auto: bool,
 ) -> dict[str, Any]:
     """What run.json says of a finished run: model, platform, samples on the way."""
     model, counts = trainer.model, trainer.process_counts
@@ -272,7 +269,7 @@ def _facts(
     if counts != [1] or params.train.parallel == "fsdp":
         processes = counts[0] if len(counts) == 1 else counts
         fingerprint |= {"processes": processes, "parallel": params.train.parallel}
-    if auto:
+    if params.train.micro_batch_size == "auto":
         fingerprint["micro_batch_size"] = trainer.micro_batch_size
     facts = {
         "model": {

@@ -23,6 +23,8 @@ from pipeline.errors import DeviceError
 from pipeline.params import ModelParams, TrainParams
 from pipeline.paths import shared_cache
 from pipeline.processes import available_cores
+from pipeline.storage import sha256_json
+from pipeline.training.ranks import least_used_gpu
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +47,7 @@ _NUMERIC_VARIABLES = (
     "MKL_NUM_STRIPES",
     "NVIDIA_TF32_OVERRIDE",
     "OMP_DYNAMIC",
+    "OMP_THREAD_LIMIT",
     "TORCHDYNAMO_DISABLE",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
     "TORCH_BLAS_PREFER_CUBLASLT",
@@ -74,23 +77,26 @@ def count_threads(params: TrainParams) -> int:
     return available_cores() if params.threads == "auto" else int(params.threads)
 
 
-def compiled_kernels() -> Path:
-    """The folder in which torch.compile keeps what it has compiled."""
-    return shared_cache().resolve() / "compiled"
+def _compiled_kernels(threads: int) -> Path:
+    """The folder in which torch.compile keeps what it has compiled: of this processor, compiler
+    and number of threads alone, as not all of them are in the names that it gives."""
+    facts = [_cpu_name(), _cpu_flags(), _compiler_version(), threads]
+    return shared_cache().resolve() / "compiled" / sha256_json(facts)[:16]
 
 
 def prepare_process(params: TrainParams) -> None:
     """Set what torch and the C library read at their start; call before importing torch."""
     assert "torch" not in sys.modules, "torch was imported before its settings were made"
     threads = count_threads(params)
-    for name in _NUMERIC_VARIABLES:
-        os.environ.pop(name, None)
+    for name in tuple(os.environ):
+        if name in _NUMERIC_VARIABLES or name.startswith("TORCHINDUCTOR_"):
+            del os.environ[name]
     os.environ.update(_REPRODUCIBLE)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
     if params.numerics == "portable":
         os.environ.update(_PORTABLE)
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiled_kernels())
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_compiled_kernels(threads))
     if sys.platform == "linux":
         library = ctypes.CDLL(None)
         if hasattr(library, "mallopt"):  # glibc; musl has no such thing and needs none
@@ -158,20 +164,26 @@ class Runtime:
         if self.compile and self.device == "cpu":
             facts["compiler"] = _compiler_version()
         if self.device == "cuda":
+            del facts["threads"]  # which compute nothing but the first weights, each alone
             facts["gpu"] = torch.cuda.get_device_name()
             facts["cuda"] = str(torch.version.cuda)
+            facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
         elif self.numerics == "portable":
             facts["cpu"] = "any x86-64 with AVX2"
         else:
             facts["cpu"] = _cpu_name()
             facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
-            facts["cpu_flags"] = " ".join(flag for flag in _CPU_FLAGS if flag in _cpu_info())
+            facts["cpu_flags"] = _cpu_flags()
         return facts
 
 
 def _compiler_version() -> str:
-    command = [*_compiler(), "-dumpfullversion"]
-    return f"{command[0]} {subprocess.run(command, capture_output=True, text=True).stdout.strip()}"
+    """As the C++ compiler says it; nothing where there is none."""
+    try:
+        command = [*_compiler(), "--version"]
+        return subprocess.run(command, capture_output=True, text=True).stdout.partition("\n")[0]
+    except OSError:
+        return ""
 
 
 def _cpu_info() -> str:
@@ -180,6 +192,10 @@ def _cpu_info() -> str:
             return file.read().split("\n\n")[0]
     except OSError:
         return ""
+
+
+def _cpu_flags() -> str:
+    return " ".join(flag for flag in _CPU_FLAGS if flag in _cpu_info())
 
 
 def _cpu_name() -> str:
@@ -302,6 +318,10 @@ def choose_for_use(params: TrainParams, shape: "Shape") -> Runtime:
 
 def place(model: "GPT", params: TrainParams) -> Runtime:
     """Bring a model that is to be used, not trained, to where this machine computes best."""
+    import torch
+
     runtime = choose_for_use(params, model.config)
+    if runtime.device == "cuda":
+        torch.cuda.set_device(least_used_gpu())
     model.to(runtime.device).set_attention(runtime.attention)
     return runtime
