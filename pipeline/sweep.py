@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.sweeps.plan import Plan
 
 app = typer.Typer(
-    help="Compare several settings: run them side by side, tell which is best, take it over.",
+    help="Compare several settings: run them side by side, rank them, promote the best.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
@@ -168,8 +168,9 @@ def table(
 def promote(name: Annotated[str, typer.Argument(help="The sweep.")]) -> None:
     """Make the best run of a sweep the workspace's state, README's sections included.
 
-    Its settings go into params.yaml and DVC takes its results from the run-cache. What you have
-    written around the README's sections stays, committed or not.
+    All its settings go into params.yaml, those of the sweep's `base` too (a smaller model, say),
+    and DVC takes its results from the run-cache. What you have written around the README's sections
+    stays, committed or not. To take over a value alone: `dvc exp run -S train.lr=3e-3`.
 
     Example: `python -m pipeline sweep promote width`
     """

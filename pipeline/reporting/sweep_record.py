@@ -18,6 +18,7 @@ SEED = "train.seed"
 KEYS = {"sweep", "description", "baseline", "all_with", "varied", "runs"}  # of a record
 Record = dict[str, Any]
 Run = dict[str, Any]
+Group = tuple[dict[str, Any], list[Run]]  # settings but the seed, and the runs of all seeds
 
 
 def read_record(name: str) -> Record:
@@ -49,9 +50,9 @@ def finished(record: Record) -> list[Run]:
     return [run for run in record["runs"] if run["state"] == "done"]
 
 
-def groups(record: Record) -> list[tuple[dict[str, Any], list[Run]]]:
+def groups(record: Record) -> list[Group]:
     """The finished runs that differ in nothing but their seed, the best mean score first."""
-    by_settings: dict[str, tuple[dict[str, Any], list[Run]]] = {}
+    by_settings: dict[str, Group] = {}
     for run in finished(record):
         settings = {key: value for key, value in run["settings"].items() if key != SEED}
         by_settings.setdefault(json.dumps(settings), (settings, []))[1].append(run)

@@ -1,7 +1,7 @@
 """A sweep's record as CSV, as a page, and as the README's section SWEEP; pure functions of it."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 from statistics import mean, stdev
@@ -12,6 +12,7 @@ from scipy.stats import ttest_ind
 from pipeline.reporting.markdown import code, count, picture, table
 from pipeline.reporting.sweep_record import (
     SEED,
+    Group,
     Record,
     Run,
     best_run,
@@ -186,10 +187,28 @@ def spread(values: Sequence[float], digits: int = 4) -> str:
 
 
 def verdict(record: Record) -> str:
-    """The best, how far it is ahead on val, and whether that is more than seeds make."""
+    """The best, how far it is ahead on val, whether that is more than seeds make, and whether it
+    lies at an edge of what was tried."""
     found = groups(record)
     if not found:
         return "No run is done."
+    return " ".join([_comparison(found), *_edges(found)])
+
+
+def _edges(found: Sequence[Group]) -> Iterator[str]:
+    """A sentence for each number whose best is the least or the largest of three or more tried,
+    all else being equal."""
+    best = found[0][0]
+    for key, value in best.items():
+        tried = [settings[key] for settings, _ in found if {**settings, key: value} == best]
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in tried)
+        if len(tried) > 2 and numbers and value in (min(tried), max(tried)):
+            which = "least" if value == min(tried) else "largest"
+            name = code(f"{key}={shown(value)}")
+            yield f"{name} is the {which} tried: a better one may lie beyond."
+
+
+def _comparison(found: Sequence[Group]) -> str:
     settings, best = found[0]
     name = ", ".join(code(f"{key}={shown(value)}") for key, value in settings.items())
     said = f"Best on val: {name or 'the only setting'}"
