@@ -40,7 +40,7 @@ def demo(
     host: Annotated[
         str, typer.Option(help="0.0.0.0 lets other machines in: anybody who reaches it.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Where it listens.")] = 7860,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
 ) -> None:
     """Serve a page to try a model: prompt, sampling settings, text as it comes, model facts.
 

@@ -39,7 +39,7 @@ def export(
     tokenizer beside them, as prepare.tokenizer: file takes it, and lineage. space: the demo page
     with the model in it, to push to a Hugging Face Space as it is.
 
-    Example: python -m pipeline export --to hf model/
+    Example: python -m pipeline export --to hf exports/model/
     """
     from pipeline.model.pretrained import load_pretrained
 

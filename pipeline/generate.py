@@ -26,37 +26,39 @@ if TYPE_CHECKING:
 
 def generate(
     prompt: Annotated[
-        str | None, typer.Option(help="Text to go on from; \\n is a new line, '' starts afresh.")
+        str | None, typer.Option(help="Prompt to continue; \\n is a new line, '' <|endoftext|>.")
     ] = None,
     prompt_file: Annotated[
-        Path | None, typer.Option(help="A file of it, taken as it is; - for standard input.")
+        Path | None, typer.Option(help="Read the prompt as it is from a file; - for stdin.")
     ] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens to draw.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Most new tokens.")] = None,
     temperature: Annotated[
         float | None,
-        typer.Option(help="Below 1 is safer, above bolder; 0 takes the likeliest."),
+        typer.Option(help="Softmax temperature: below 1 less random, above more; 0: greedy."),
     ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Likeliest tokens kept; 0: all.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample from the k likeliest; 0: all.")] = None,
     top_p: Annotated[
-        float | None, typer.Option(help="Likeliest tokens that together reach it; 1: all.")
+        float | None,
+        typer.Option(help="Nucleus sampling: the likeliest that reach p; 1: all."),
     ] = None,
     min_p: Annotated[
         float | None,
-        typer.Option(help="Tokens at least so likely, as a share of the likeliest's; 0: all."),
+        typer.Option(help="From tokens of at least this share of the likeliest's p; 0: all."),
     ] = None,
     repetition_penalty: Annotated[
-        float | None, typer.Option(help="Above 1: fewer of the tokens that were there.")
+        float | None, typer.Option(help="Above 1: tokens of the text so far less likely; 1: none.")
     ] = None,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token.")] = False,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
     seed: Annotated[
         int | None, typer.Option(help="The same seed, the same text; sample 2 has seed + 1.")
     ] = None,
-    num_samples: Annotated[int | None, typer.Option(help="How many samples.")] = None,
+    num_samples: Annotated[int | None, typer.Option(help="Number of samples.")] = None,
     stop: Annotated[
-        list[str] | None, typer.Option(help="End before this text; can be given again.")
+        list[str] | None, typer.Option(help="Stop before this text; repeatable.")
     ] = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Several strategies on this prompt, side by side.")
+        bool,
+        typer.Option("--compare", help="Eight strategies on this prompt, side by side."),
     ] = False,
     interactive: Annotated[
         bool, typer.Option("--interactive", help="Ask for prompts until an empty line or Ctrl-D.")
@@ -67,7 +69,7 @@ def generate(
         typer.Option(help="The model: gpt2, gpt2-xl, ..., hf://OWNER/NAME, a file or a folder."),
     ] = str(BEST),
 ) -> None:
-    """Draw text from a model; what is not given comes from `sample` in params.yaml.
+    """Sample text from a model; what is not given comes from `sample` in params.yaml.
 
     The text ends at <|endoftext|>, at a --stop, or after --max-new-tokens. The model sees the last
     block_size tokens at most: when they are full, the older half goes.

@@ -22,7 +22,7 @@ from pipeline.storage import read_json
 
 def inspect(
     windows: Annotated[int, typer.Option(min=0, help="Windows of each split to show.")] = 2,
-    length: Annotated[int, typer.Option(min=1, help="Tokens of a window.")] = 60,
+    length: Annotated[int, typer.Option(min=1, help="Tokens in a window.")] = 60,
     seed: Annotated[int, typer.Option(min=0, help="The same seed, the same windows.")] = 1337,
 ) -> None:
     """Show what prepare made: counts, lengths, frequent tokens, duplicates, pieces of the text.

@@ -39,10 +39,12 @@ def plan(
         "h100", help="What each process computes on."
     ),
     nproc: list[int] = typer.Option(
-        [], min=1, help="Numbers of processes; 1 and the most up to 8 that divide a step if none."
+        [],
+        min=1,
+        help="Processes, repeatable; default: 1, and the most up to 8 that divide a step.",
     ),
     tokens: float = typer.Option(
-        0, min=0, help="Of the whole training; 0: params.yaml's max_steps."
+        0, min=0, help="Tokens to train on in all; 0: by params.yaml's max_steps."
     ),
     memory: float = typer.Option(0, min=0, help="GB of each process; 0: the device's."),
     tflops: float = typer.Option(0, min=0, help="TFLOP/s that a process reaches; 0: the device's."),

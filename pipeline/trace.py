@@ -19,9 +19,9 @@ def trace(
     rev: Annotated[
         str | None, typer.Option(help="A commit, tag, branch or experiment instead of the tree.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Print the lineage of a result down to the corpus, each line checked; 1 where one is wrong.
+    """Print the lineage of a result down to the corpus, each checked; exits with 1 if one fails.
 
     Example: python -m pipeline trace val.perplexity
     """

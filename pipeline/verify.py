@@ -56,7 +56,7 @@ def verify(
         bool, typer.Option("--rerun", help="Clone HEAD, run everything there, and compare.")
     ] = False,
 ) -> None:
-    """Check every result in the tree; 1 where one is not what its inputs make.
+    """Check every result in the tree; exits with 1 where one is not what its inputs make.
 
     README against reports, reports and data against dvc.lock, code and parameters against
     dvc.lock and the last commit, token files and checkpoints against their own checksums and what

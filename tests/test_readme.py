@@ -112,6 +112,16 @@ def test_the_map_names_every_module_and_every_line_of_it_is_true() -> None:
     assert named == {path for path in modules if path.name != "__init__.py"}
 
 
+def test_every_link_within_it_leads_to_a_heading() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    headings = re.findall(r"(?m)^#+ (.+)$", re.sub(r"(?s)```.*?```", "", text))
+    # as GitHub makes them: https://docs.github.com/en/get-started/writing-on-github
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    linked = set(re.findall(r"\]\(#([^)]+)\)", text))
+    assert len(linked) > 10
+    assert linked <= anchors
+
+
 def test_every_setting_that_the_readme_names_exists() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     params = load_params(ROOT / "params.yaml").model_dump()
