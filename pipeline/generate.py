@@ -26,12 +26,15 @@ if TYPE_CHECKING:
 
 def generate(
     prompt: Annotated[
-        str | None, typer.Option(help="Prompt to continue; \\n is a new line, '' <|endoftext|>.")
+        str | None,
+        typer.Option(help="Prompt to continue; \\n: a new line, '': from <|endoftext|>."),
     ] = None,
     prompt_file: Annotated[
         Path | None, typer.Option(help="Read the prompt as it is from a file; - for stdin.")
     ] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Most new tokens.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Maximum number of new tokens.")
+    ] = None,
     temperature: Annotated[
         float | None,
         typer.Option(help="Softmax temperature: below 1 less random, above more; 0: greedy."),

@@ -427,7 +427,7 @@ def _one_line(error: ValidationError, model: type[Section]) -> str:
         if close := difflib.get_close_matches(location[-1], model.model_fields, n=1):
             known = f"did you mean {close[0]}?"
         if location[-1] in NANOGPT:
-            known = f"as nanoGPT calls it; here: {NANOGPT[location[-1]]}"
+            known = f"nanoGPT's name; here it is {NANOGPT[location[-1]]}"
         return f"{key}: unknown parameter; {known}{more}"
     if first["type"] == "invalid_key":
         return f"{key}: unknown parameter; allowed: names{more}"

@@ -41,8 +41,11 @@ def train() -> None:
         compiler = sys.modules.get("torch._dynamo.exc")
         if compiler and isinstance(error, compiler.BackendCompilerFailed):
             cause, kernels = error.inner_exception, os.environ["TORCHINDUCTOR_CACHE_DIR"]
-            remedy = "set train.compile: off to train without"
-            if isinstance(cause, ImportError | OSError):
+            remedy = f"set train.compile: off, or remove {kernels} and run it again"
+            # as of a file cut short; a system's own error has a number
+            if isinstance(cause, ImportError) or (
+                isinstance(cause, OSError) and cause.errno is None
+            ):
                 shutil.rmtree(kernels, ignore_errors=True)
                 remedy = (
                     f"{kernels} is removed, as a killed run leaves files there cut short: run it "

@@ -169,7 +169,7 @@ def test_a_step_that_does_not_divide_is_one_line_with_the_numbers_that_do(projec
     assert refused.stderr == (
         "error: train.nproc: found 3 processes for 8 sequences a step "
         "(sequences_per_step, or micro_batch_size * grad_accum_steps); allowed: 1, 2, 4, 8, or "
-        "a step of a multiple of 3, as train.micro_batch_size: 3\n"
+        "a step of a multiple of 3 sequences\n"
     )
 
 
@@ -184,13 +184,16 @@ def test_a_scheduler_that_says_half_is_one_line(project: Path) -> None:
 
 def test_processes_spread_over_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda gpu: SimpleNamespace(uuid=gpu))
     held: list[FileLock] = []
     monkeypatch.setattr(ranks, "_HELD", held)
-    assert [ranks.least_used_gpu() for _ in range(5)] == [0, 1, 0, 1, 0]
+    assert [ranks.take_gpu(range(2)) for _ in range(5)] == [0, 1, 0, 1, 0]
     held[1].release()
-    assert ranks.least_used_gpu() == 1
-    assert ranks.least_used_gpu() == 1
+    assert [ranks.take_gpu(range(2)) for _ in range(2)] == [1, 1]
+    assert [ranks.take_gpu([1]) for _ in range(2)] == [1, 1]  # a group's process: its own
+    assert ranks.take_gpu(range(2)) == 0
+    monkeypatch.setenv("DVC_ROOT", "/dev/null")  # where no lock can be
+    assert ranks.take_gpu([1, 0]) == 1
 
 
 def test_the_line_of_an_error_is_taken_whole() -> None:

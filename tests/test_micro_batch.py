@@ -17,7 +17,7 @@ CPU = Runtime("cpu", "fp32", "matmul", False, 1, "native")
 
 def test_every_share_is_even_and_an_uneven_one_lists_what_is() -> None:
     assert [share_of(12, n) for n in (1, 2, 3, 4)] == [12, 6, 4, 3]
-    with pytest.raises(ParamsError, match=r"found 5 processes .*allowed: 1, 2, 3, 4, 6, 12$"):
+    with pytest.raises(ParamsError, match=r"found 5 processes .*allowed: 1, 2, 3, 4, 6, 12, or a "):
         share_of(12, 5)
 
 
@@ -45,10 +45,12 @@ class Memory(GPT):
     """A model that runs out of GPU memory above so many sequences."""
 
     takes = 12
+    beside: dict[int, bool]  # sequences -> whether gradients were there
 
     def forward(
         self, idx: torch.Tensor, targets: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        self.beside[idx.size(0)] = self.lm_head.weight.grad is not None
         if idx.size(0) > self.takes:
             raise torch.cuda.OutOfMemoryError("out of memory")
         return super().forward(idx, targets)
@@ -57,8 +59,11 @@ class Memory(GPT):
 def found(model: GPT, share: int, monkeypatch: pytest.MonkeyPatch) -> int:
     real = micro_batch.can_compute
     monkeypatch.setattr(
-        micro_batch, "can_compute", lambda model, runtime, size, **_: real(model, CPU, size)
+        micro_batch,
+        "can_compute",
+        lambda model, runtime, size, gradients: real(model, CPU, size, gradients),
     )
+    model.beside = {}
     return micro_batch.find_micro_batch(model, GPU, share, ALONE)
 
 
@@ -67,7 +72,12 @@ def test_auto_catches_out_of_memory_and_leaves_no_gradient(
 ) -> None:
     model = Memory(GPTConfig("modern", 1, 2, 16, 8, 31))
     assert found(model, 48, monkeypatch) == 12
+    assert model.beside.pop(48) is False  # a step's only micro-batch finds none
+    assert all(model.beside.values())
+    assert 12 in model.beside
     assert found(model, 64, monkeypatch) == 8
+    assert found(model, 12, monkeypatch) == 12
+    assert model.beside == {12: False}
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

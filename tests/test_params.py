@@ -101,7 +101,7 @@ def test_yaml_1_2_numbers_are_numbers(tmp_path: Path, text: str, number: float) 
         (
             "eval_batches",
             "eval_iters: 200",
-            "train.eval_iters: unknown parameter; as nanoGPT calls it; here: train.eval_batches "
+            "train.eval_iters: unknown parameter; nanoGPT's name; here it is train.eval_batches "
             "(and 1 more)",
         ),
         (

@@ -14,7 +14,7 @@ def share_of(sequences: int, processes: int) -> int:
         raise ParamsError(
             f"train.nproc: found {processes} processes for {sequences} sequences a step "
             f"(sequences_per_step, or micro_batch_size * grad_accum_steps); allowed: {allowed}, or "
-            f"a step of a multiple of {processes}, as train.micro_batch_size: {processes}"
+            f"a step of a multiple of {processes} sequences"
         )
     return sequences // processes
 

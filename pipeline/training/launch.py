@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-SECONDS_TO_SAVE = 600  # after Ctrl-C or SIGTERM, before the workers are killed; torch 2.11: 30
+SECONDS_TO_SAVE = 600  # after Ctrl-C or SIGTERM, before the workers are killed; torch's own: 30
 
 
 class Ended(NamedTuple):

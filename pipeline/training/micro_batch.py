@@ -38,7 +38,7 @@ def find_micro_batch(model: GPT, runtime: Runtime, share: int, ranks: Ranks) -> 
         several = size < share or ranks.size > 1
         return not ranks.any(not can_compute(model, runtime, size, gradients=several))[0]
 
-    found = largest_that_fits(share, fits)
+    found = share if fits(share) else largest_that_fits(share, fits)
     if not found:
         raise TrainingError(
             "train.micro_batch_size: found auto, but one sequence does not fit on the GPU; lower "
@@ -53,7 +53,10 @@ def can_compute(model: GPT, runtime: Runtime, size: int, gradients: bool = False
     state: list[torch.Tensor] = []
     trained = [p for p in model.parameters() if p.requires_grad]
     try:
-        state += [torch.empty_like(p) for p in trained for _ in range(3 if gradients else 2)]
+        state += [torch.empty_like(p) for p in trained for _ in range(2)]  # as AdamW's
+        if gradients:
+            for parameter in trained:
+                parameter.grad = torch.zeros_like(parameter)
         ids = torch.zeros(size, model.config.block_size, dtype=torch.int64, device=runtime.device)
         with runtime.autocast():
             loss = model(ids, ids)[1]

@@ -8,7 +8,7 @@ on the CPU, so that a GPU is not waited for.
 import ctypes
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
@@ -40,24 +40,28 @@ def call_at_end_of_starter(call: Callable[[], object]) -> None:
         call_at_end_of_parent("DVC_STAGE", "dvc", call)
 
 
-def least_used_gpu() -> int:
-    """The GPU on which the fewest processes of this project compute, a sweep's runs say; this one
-    counts there until it ends."""
+def take_gpu(allowed: Sequence[int]) -> int:
+    """The GPU, of these, with the fewest of this project's processes, as a sweep's runs are; this
+    process counts as one until it ends."""
     import filelock
     import torch
 
     folder = shared_cache() / "gpus"
-    folder.mkdir(parents=True, exist_ok=True)
-    for place in itertools.count():
-        for gpu in range(torch.cuda.device_count()):
-            lock = filelock.FileLock(folder / f"{gpu}-{place}.lock")
-            try:
-                lock.acquire(blocking=False)
-            except filelock.Timeout:
-                continue
-            _HELD.append(lock)
-            return gpu
-    raise AssertionError
+    ids = [torch.cuda.get_device_properties(gpu).uuid for gpu in allowed]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for place in itertools.count():
+            for gpu, uuid in zip(allowed, ids, strict=True):
+                lock = filelock.FileLock(folder / f"{uuid}-{place}.lock")
+                try:
+                    lock.acquire(blocking=False)
+                except filelock.Timeout:
+                    continue
+                _HELD.append(lock)
+                return gpu
+    except OSError:  # a disk that takes no locks
+        pass
+    return allowed[0]
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Ranks:
                     f"train.nproc: found {self.local_size} processes on a machine with {gpus} "
                     f"GPUs; allowed: 1 to {gpus}"
                 )
-            torch.cuda.set_device(self.local_rank if self.size > 1 else least_used_gpu())
+            torch.cuda.set_device(take_gpu([self.local_rank] if self.size > 1 else range(gpus)))
         elif device == "mps" and self.size > 1:
             raise DeviceError(f"train.nproc: found {self.size} processes on mps; allowed: 1")
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"

@@ -29,7 +29,8 @@ Facts: TypeAlias = dict[str, dict[str, Any]]
 KEPT_STATES = 2
 LOCK = "lock"
 MOST_DIFFERENCES = 3  # named
-_DAMAGE = (CheckpointError, FileNotFoundError, ValueError, LookupError, TypeError, AttributeError)
+_MISPLACED = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_DAMAGE = (CheckpointError, *_MISPLACED, ValueError, LookupError, TypeError, AttributeError)
 
 
 class ResumeState:
@@ -49,7 +50,7 @@ class ResumeState:
         # of a sweep's runs two may differ in what follows training alone: the second waits
         in_experiment = "DVC_EXP_NAME" in os.environ
         try:
-            self._lock.acquire(blocking=in_experiment)
+            self._lock.acquire(timeout=-1 if in_experiment else 1)  # that of `other` is soon over
         except filelock.Timeout:
             raise TrainingError(
                 f"{self.folder}: another process is training this very run; "
@@ -62,7 +63,6 @@ class ResumeState:
         save_tensors(path, payload)
         shards = sorted(self.shards(step).glob("*"))
         record = {
-            "state": path.name,
             "sha256": sha256_file(path),
             "decides": self.decides,
             "files": {file.name: self._keep(file) for file in files},
@@ -98,7 +98,7 @@ class ResumeState:
         wanted = set()
         for record in self._records()[:KEPT_STATES]:
             values = json.loads(record.read_text(encoding="utf-8"))
-            wanted |= {record.name, values["state"], f"{record.stem}.shards"}
+            wanted |= {record.name, f"{record.stem}.pt", f"{record.stem}.shards"}
             wanted |= {f"{sha256}.pt" for sha256 in values["files"].values()}
         self._remove_but(wanted)
 
@@ -120,7 +120,7 @@ class ResumeState:
         for record in self._records():
             try:
                 values = json.loads(record.read_text(encoding="utf-8"))
-                path = self.folder / values["state"]
+                path = record.with_suffix(".pt")
                 self._check(path, values["sha256"])
                 for sha256 in values["files"].values():
                     self._check(self.folder / f"{sha256}.pt", sha256)
@@ -141,9 +141,9 @@ class ResumeState:
         """A line on the newest unfinished run on the same data that this one differs from."""
         folders = self.folder.parent.glob("*/state-*.json")
         for record in sorted(folders, key=_written, reverse=True):
-            if record.parent == self.folder or _is_held(record.parent):
-                continue
             try:
+                if record.parent == self.folder or _is_held(record.parent):
+                    continue
                 then: Facts = json.loads(record.read_text(encoding="utf-8"))["decides"]
                 if then["data"] == self.decides["data"]:
                     return (
@@ -151,7 +151,7 @@ class ResumeState:
                         f"{int(record.stem.split('-')[1]):,}, which this one does not go on with, "
                         f"as it differs: {differences(then, self.decides)}"
                     )
-            except _DAMAGE:
+            except (*_DAMAGE, OSError):  # another run's, and perhaps another user's
                 continue
         return None
 
@@ -189,7 +189,7 @@ def differences(then: Facts, now: Facts) -> str:
 def _written(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
-    except FileNotFoundError:  # its run has ended meanwhile
+    except OSError:  # its run has ended meanwhile, say
         return 0
 
 

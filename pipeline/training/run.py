@@ -154,9 +154,9 @@ def _what_decides(
     params: Params, threads: int, runtime: Runtime, init_from: dict[str, Any] | None
 ) -> Facts:
     """All that decides the run's bytes, by which an interrupted one is known again."""
-    platform = runtime.fingerprint()
-    if "threads" in platform:  # of all processes, as their number may change
-        platform["threads"] = threads
+    platform = {**runtime.fingerprint(), "threads": threads}
+    if runtime.device == "cuda" and params.train.parallel != "fsdp":  # whose samples a CPU draws
+        del platform["threads"]
     return {
         "data": {"tokens": sha256_file(META)},
         "model": params.model.model_dump(),

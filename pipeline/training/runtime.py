@@ -24,7 +24,7 @@ from pipeline.params import ModelParams, TrainParams
 from pipeline.paths import shared_cache
 from pipeline.processes import available_cores
 from pipeline.storage import sha256_json
-from pipeline.training.ranks import least_used_gpu
+from pipeline.training.ranks import take_gpu
 
 if TYPE_CHECKING:
     import torch
@@ -164,7 +164,6 @@ class Runtime:
         if self.compile and self.device == "cpu":
             facts["compiler"] = _compiler_version()
         if self.device == "cuda":
-            del facts["threads"]  # which compute nothing but the first weights, each alone
             facts["gpu"] = torch.cuda.get_device_name()
             facts["cuda"] = str(torch.version.cuda)
             facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
@@ -322,6 +321,6 @@ def place(model: "GPT", params: TrainParams) -> Runtime:
 
     runtime = choose_for_use(params, model.config)
     if runtime.device == "cuda":
-        torch.cuda.set_device(least_used_gpu())
+        torch.cuda.set_device(take_gpu(range(torch.cuda.device_count())))
     model.to(runtime.device).set_attention(runtime.attention)
     return runtime
