@@ -41,11 +41,8 @@ def train() -> None:
         compiler = sys.modules.get("torch._dynamo.exc")
         if compiler and isinstance(error, compiler.BackendCompilerFailed):
             cause, kernels = error.inner_exception, os.environ["TORCHINDUCTOR_CACHE_DIR"]
-            remedy = f"set train.compile: off, or remove {kernels} and run it again"
-            # as of a file cut short; a system's own error has a number
-            if isinstance(cause, ImportError) or (
-                isinstance(cause, OSError) and cause.errno is None
-            ):
+            remedy = "mend that and run it again, or set train.compile: off"
+            if not isinstance(cause, OSError) or cause.errno is None:  # no full disk, say
                 shutil.rmtree(kernels, ignore_errors=True)
                 remedy = (
                     f"{kernels} is removed, as a killed run leaves files there cut short: run it "

@@ -432,8 +432,20 @@ def test_what_is_compiled_may_be_stopped_and_cut_short(tmp_path: Path) -> None:
     )  # fmt: skip
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1
-    assert "; set train.compile: off, or remove " in refused.stderr
-    assert list((project / ".cache/compiled").rglob("*.so"))
+    assert refused.stderr.startswith("error: train.compile: CppCompileError: ")
+    assert refused.stderr.endswith("and if that fails too, set train.compile: off\n")
+
+    clear(project)
+    room = subprocess.run(
+        ["sh", "-c", "ulimit -f 8; trap '' XFSZ; exec python -m pipeline train"], text=True,
+        cwd=project, env=environment(**SMALL_FILES), capture_output=True,
+    )  # fmt: skip
+    assert room.returncode == 1
+    assert room.stderr == (
+        "error: train.compile: OSError: [Errno 27] File too large; "
+        "mend that and run it again, or set train.compile: off\n"
+    )
+    assert list((project / ".cache/compiled").iterdir())
 
 
 def running(pid: int) -> list[str]:
