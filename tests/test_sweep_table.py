@@ -151,7 +151,8 @@ def test_the_difference_is_tested_by_welch() -> None:
 
 
 def test_one_seed_each_is_said_and_equal_scores_are_not_tested() -> None:
-    assert "by one seed each." in verdict(LR)
+    middle = make_record("lr", ["train.lr"], [(5e-4,), (1e-3,), (1e-4,)])
+    assert verdict(middle).endswith("by one seed each.")
     same = copy.deepcopy(SEEDS)
     for run in same["runs"]:
         run["val"]["bits_per_byte"] = 2.0 + (run["settings"]["train.optimizer"] == "adamw")
@@ -160,10 +161,8 @@ def test_one_seed_each_is_said_and_equal_scores_are_not_tested() -> None:
 
 def test_a_best_at_an_edge_of_three_numbers_is_said() -> None:
     assert verdict(LR).endswith(
-        "`train.lr=0.001` is the largest tried: a better one may lie beyond."
+        "by one seed each. `train.lr=0.001` is the largest tried: a better one may lie beyond."
     )
-    middle = make_record("lr", ["train.lr"], [(5e-4,), (1e-3,), (1e-4,)])
-    assert verdict(middle).endswith("by one seed each.")
     assert "tried" not in verdict(GRID)  # of two numbers every one is at an edge
     words = [("gpt2", 1e-3), ("modern", 1e-2), ("canon", 3e-3)]  # each at its own rate: no grid
     assert "tried" not in verdict(make_record("a", ["model.architecture", "train.lr"], words))
