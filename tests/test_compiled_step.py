@@ -1,13 +1,11 @@
-"""A step as one graph is what autograd, clipping and the optimizers do one after another."""
+"""A compiled step is what autograd, clipping and the optimizers do one after another."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch._dynamo.exc import BackendCompilerFailed
 
 from pipeline.corpus.batches import Batches
@@ -27,7 +25,7 @@ needs_compiler = pytest.mark.skipif(not can_compile(), reason="needs g++ and Pyt
 @pytest.fixture
 def traced_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The step is what it is before the compiler has it: each operation by itself."""
-    monkeypatch.setattr(compiled_step, "_compile", lambda function, inputs: function)
+    monkeypatch.setattr(compiled_step, "_compile", lambda function, inputs, options: function)
 
 
 def trainer(
@@ -36,6 +34,7 @@ def trainer(
     n_layer: int = 2,
     dropout: float = 0.0,
     kernel: str = "matmul",
+    threads: int = 1,  # apart if there are several
     **changes: object,
 ) -> Trainer:
     settings = {
@@ -50,7 +49,8 @@ def trainer(
     for parameter in model.parameters():  # none may stay zero, or hide what reaches another
         parameter.data.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     batches = Batches(TOKENS, 8, params.sequences, params.batch_order, params.seed)
-    runtime = Runtime("cpu", params.precision, kernel, compiled, 1, "native")
+    apart = threads > 1
+    runtime = Runtime("cpu", params.precision, kernel, compiled, threads, "native", apart)
     return Trainer(model, batches, params, runtime, {})
 
 
@@ -131,47 +131,58 @@ def test_frozen_layers_stay_as_they_are(traced_alone: None) -> None:
     assert_alike(*trained, rtol=1e-4, atol=1e-5)
 
 
-def test_a_step_in_parts_or_with_blocks_computed_again_is_no_graph() -> None:
-    assert trainer()._is_one_graph()
-    assert not trainer(compiled=False)._is_one_graph()
-    assert not trainer(micro_batch_size=2, grad_accum_steps=2)._is_one_graph()
-    assert not trainer(activation_checkpointing=True)._is_one_graph()
+def test_a_step_in_micro_batches_or_with_blocks_computed_again_is_not_compiled_whole() -> None:
+    assert trainer()._is_compiled_whole()
+    assert trainer(threads=2).runtime.threads_apart
+    for other in (
+        trainer(threads=2, compiled=False),
+        trainer(threads=2, micro_batch_size=2, grad_accum_steps=2),
+        trainer(threads=2, activation_checkpointing=True),
+    ):
+        assert not other._is_compiled_whole()
+        assert not other.runtime.threads_apart  # nor says so
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_graph_holds_nothing_by_value_and_has_the_faster_gelu(
+def test_the_graphs_hold_nothing_by_value_and_have_the_faster_gelu(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graphs: list[Any] = []
 
-    def keep(graph: Any, shapes: list[Any]) -> Callable[..., list[Tensor]]:
+    def keep(graph: Any, shapes: list[Any], options: dict[str, Any]) -> Any:
         graphs.append(graph)
-        return lambda *inputs: [torch.zeros(()), torch.zeros(())]
+        return graph
 
     monkeypatch.setattr("torch._inductor.compile", keep)
     one = trainer(architecture=architecture, precision="bf16")
     one.train_step()
-    (graph,) = graphs
-    names = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    passes, update = graphs
+    names = [str(node.target) for node in passes.graph.nodes if node.op == "call_function"]
     assert ("aten.sigmoid.default" in names) is (architecture == "gpt2")
     assert not [name for name in names if "gelu" in name]
-    values = [getattr(graph, node.target) for node in graph.graph.nodes if node.op == "get_attr"]
-    assert max((value.numel() for value in values), default=0) <= 1
+    for graph in (passes, update):
+        held = [getattr(graph, node.target) for node in graph.graph.nodes if node.op == "get_attr"]
+        assert max((value.numel() for value in held), default=0) <= 1
 
 
 @needs_compiler
-def test_compiled_it_computes_the_same() -> None:
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_compiled_it_computes_the_same_by_threads_apart_too(threads: int) -> None:
     asked = {"n_layer": 1, "precision": "fp32", "grad_clip": 0.05}
-    one = after(4, trainer(**asked))  # type: ignore[arg-type]
+    own = torch.get_num_threads()
+    one = after(4, trainer(threads=threads, **asked))  # type: ignore[arg-type]
+    assert torch.get_num_threads() == own  # of all but the step's
     other = after(4, trainer(compiled=False, **asked))  # type: ignore[arg-type]
     assert_alike(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
 @needs_compiler
-def test_compiled_in_bf16_it_trains_as_eager_and_goes_on_to_the_bit() -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_compiled_in_bf16_it_trains_as_eager_and_goes_on_to_the_bit(threads: int) -> None:
     asked = {"architecture": "canon", "n_layer": 1, "optimizer": "muon", "precision": "bf16"}
     eager = after(6, trainer(compiled=False, **asked))  # type: ignore[arg-type]
+    asked["threads"] = threads
     first = after(3, trainer(**asked))  # type: ignore[arg-type]
     second = after(1, trainer(**asked))  # type: ignore[arg-type]
     # other weights are there now than those that it goes on from

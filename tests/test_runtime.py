@@ -181,6 +181,36 @@ def test_a_run_is_compiled_from_more_flops_on_the_more_and_the_wider_its_layers(
     assert printed(program) == f"{' '.join(map(str, longer))}\n"
 
 
+APART = """
+import sys
+from pipeline.params import load_params
+from pipeline.training.runtime import choose
+shipped = load_params()
+def apart(flops=1e20, vocab_size=65, dropout=0.0, context=256, **train):
+    model = shipped.model.model_copy(update={"dropout": dropout, "block_size": context})
+    changes = {"device": "cpu", "threads": 2, "micro_batch_size": 4, **train}
+    return choose(shipped.train.model_copy(update=changes), model, flops, vocab_size)
+here, alone = apart(), apart(threads=1)
+print(here.threads_apart, here.fingerprint()["threads_apart"], here.describe().split(", ")[-1])
+print(alone.threads_apart, alone.fingerprint()["threads_apart"], alone.describe().split(", ")[-1])
+print(*(each.threads_apart for each in (
+    apart(threads=4, context=512), apart(context=128), apart(vocab_size=16384),
+    apart(flops=0), apart(compile="off"), apart(vocab_size=16385), apart(dropout=0.1),
+    apart(context=127), apart(threads=4), apart(threads=3),
+)))
+"""
+
+
+@pytest.mark.skipif(not can_compile(), reason="needs g++ and Python's headers")
+@pytest.mark.skipif(sys.platform != "linux", reason="not tried elsewhere")
+def test_threads_are_apart_where_each_has_enough_to_do_and_one_generator_is_not_shared() -> None:
+    assert printed(APART).splitlines() == [
+        "True True each with its own sequences",
+        "False False 1 thread",
+        "True True True False False False False False False False",
+    ]
+
+
 def test_native_records_the_processor(project: Path, tmp_path: Path) -> None:
     native = Path(shutil.copytree(project, tmp_path / "p", symlinks=True))
     set_params(native, train__numerics="native")

@@ -53,7 +53,7 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     )
     tokens_per_step = sequences * params.model.block_size
     flops = float(model.flops_per_token() * tokens_per_step * train.max_steps)
-    runtime = runtimes.choose(train, params.model, flops)
+    runtime = runtimes.choose(train, params.model, flops, vocab_size)
     if not asked["deterministic"]:
         torch.use_deterministic_algorithms(False)
     model.to(runtime.device)

@@ -11,7 +11,7 @@ rank 0 alone writes.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,6 +120,8 @@ class Trainer:
             self.micro_batch_size = find_micro_batch(self.model, runtime, self.share, self.ranks)
         else:
             self.micro_batch_size = divide(self.share, params.micro_batch)
+        if not self._is_compiled_whole():
+            self.runtime = runtime = replace(runtime, threads_apart=False)
         self.forward, self._synced = parallelise(self.model, params.parallel, runtime, self.ranks)
         muon_dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
         self.optimizers = build_optimizers(self.model, params, muon_dtype)
@@ -136,7 +138,7 @@ class Trainer:
         self.model.train()
         self.lr = lr_at(self.step, self.params)
         set_lr(self.optimizers, self.lr)
-        if self._is_one_graph():
+        if self._is_compiled_whole():
             self._compiled_step = self._compiled_step or CompiledStep(
                 self.model, self.optimizers, self.runtime, self.params.grad_clip
             )
@@ -147,8 +149,8 @@ class Trainer:
             self.model.zero_grad(set_to_none=True)
         self._pending.append(loss)
 
-    def _is_one_graph(self) -> bool:
-        """Whether a step is forward and backward passes and update in one compiled graph."""
+    def _is_compiled_whole(self) -> bool:
+        """Whether a step is a CompiledStep: all of one process's, and on a CPU."""
         return (
             self.runtime.compile
             and self.runtime.device == "cpu"

@@ -49,9 +49,9 @@ class AdamW(torch.optim.AdamW):
     def advance(self) -> list[float]:
         """Count a step; returns its numbers: epsilon, and of each group the rate and what decay
         leaves, the first two with the bias corrections (Kingma and Ba 2015, section 2)."""
-        for state in self.state.values():
-            state["step"] += 1
-        step = float(state["step"])  # all take every step
+        counts = [state["step"] for state in self.state.values()]
+        torch._foreach_add_(counts, 1)  # as torch's own step does
+        step = float(counts[0])  # all take every step
         beta1, beta2 = self.defaults["betas"]
         root = math.sqrt(1 - beta2**step)
         numbers = [self.defaults["eps"] * root]

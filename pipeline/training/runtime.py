@@ -68,6 +68,13 @@ MATMUL_ATTENTION_UP_TO = 512  # tokens: on a CPU plain products beat the fused k
 # wider ones (reports/benchmarks/goals.md); on a GPU about a minute
 COMPILE_FROM_FLOPS_A_CHANNEL = 3.5e10
 COMPILE_FROM_FLOPS_ON_A_GPU = 1e16
+# each of several threads has gradients of its own, which are to be worth its sequences' products,
+# and a wide head's are not (reports/benchmarks/goals.md)
+APART_FROM_TOKENS_A_THREAD = 128  # times the threads
+APART_UP_TO_VOCABULARY = 16384
+# turns in which one of OpenMP's threads waits for work, some 50 us: between two kernels it stays
+# awake, and it sleeps where threads of our own compute
+_SPIN_COUNT = "5000"
 
 
 def count_threads(params: TrainParams) -> int:
@@ -94,6 +101,7 @@ def prepare_process(params: TrainParams) -> None:
     os.environ.update(_REPRODUCIBLE)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
+    os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
     if params.numerics == "portable":
         os.environ.update(_PORTABLE)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_compiled_kernels(threads))
@@ -115,6 +123,7 @@ class Runtime:
     compile: bool
     threads: int
     numerics: str  # native, portable
+    threads_apart: bool = False  # each computes its own sequences of a step (compiled_step.py)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context in which the model's forward pass runs."""
@@ -138,9 +147,10 @@ class Runtime:
         compiled = "compiled" if self.compile else "eager"
         several = "" if self.threads == 1 else "s"
         threads = f", {self.threads} thread{several}" if self.device == "cpu" else ""
+        apart = ", each with its own sequences" if self.threads_apart else ""
         return (
             f"{self.device}, {self.precision}, {self.attention} attention, {compiled}, "
-            f"{self.numerics} numerics{threads}"
+            f"{self.numerics} numerics{threads}{apart}"
         )
 
     def fingerprint(self) -> dict[str, str | int | bool]:
@@ -163,6 +173,7 @@ class Runtime:
         }
         if self.compile and self.device == "cpu":
             facts["compiler"] = _compiler_version()
+            facts["threads_apart"] = self.threads_apart
         if self.device == "cuda":
             facts["gpu"] = torch.cuda.get_device_name()
             facts["cuda"] = str(torch.version.cuda)
@@ -272,10 +283,24 @@ def _choose_compile(asked: str, device: str, shape: "Shape", flops: float, numer
     return flops >= pays_from.get(device, math.inf) and can_compile(device)
 
 
-def choose(params: TrainParams, shape: "Shape", flops: float = 0.0) -> Runtime:
+def _choose_apart(params: TrainParams, shape: "Shape", vocab_size: int, threads: int) -> bool:
+    """Of a compiled run on a CPU."""
+    tokens = params.sequences * shape.block_size
+    return (
+        sys.platform == "linux"  # nowhere else was it tried
+        and threads > 1
+        and params.sequences % threads == 0
+        and tokens >= APART_FROM_TOKENS_A_THREAD * threads**2
+        and vocab_size <= APART_UP_TO_VOCABULARY
+        and shape.dropout == 0.0  # drawn from one generator
+    )
+
+
+def choose(params: TrainParams, shape: "Shape", flops: float = 0.0, vocab_size: int = 0) -> Runtime:
     """Decide how this machine runs these settings; raises DeviceError for what it cannot do.
 
     flops: of the whole training, which decides whether compiling pays; 0 where none follows.
+    vocab_size: of what is trained.
     """
     import torch
 
@@ -307,7 +332,8 @@ def choose(params: TrainParams, shape: "Shape", flops: float = 0.0) -> Runtime:
         # oneDNN's fp32 products: twice as fast as MKL's there, slower than MKL's on Intel, and
         # in bf16 where AMX or Arm has it
         torch.set_float32_matmul_precision("medium")
-    return Runtime(device, precision, attention, compiled, threads, params.numerics)
+    apart = compiled and device == "cpu" and _choose_apart(params, shape, vocab_size, threads)
+    return Runtime(device, precision, attention, compiled, threads, params.numerics, apart)
 
 
 def choose_for_use(params: TrainParams, shape: "Shape") -> Runtime:
