@@ -12,7 +12,8 @@ from pipeline.params import Params, load_params
 from pipeline.training import runtime
 from pipeline.training.ranks import Ranks, call_at_end_of_starter, under_torchrun
 
-OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")  # in what torch says
+# in what torch says, the last where compiled threads are apart
+OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator", "aoti_torch_empty_strided")
 
 
 def train() -> None:

@@ -172,17 +172,22 @@ def test_compiled_it_computes_the_same_by_threads_apart_too(threads: int) -> Non
     own = torch.get_num_threads()
     one = after(4, trainer(threads=threads, **asked))  # type: ignore[arg-type]
     assert torch.get_num_threads() == own  # of all but the step's
+    assert one._compiled_step is not None
+    assert one._compiled_step.parts == threads
     other = after(4, trainer(compiled=False, **asked))  # type: ignore[arg-type]
     assert_alike(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
 @needs_compiler
-@pytest.mark.parametrize("threads", [1, 2])
-def test_compiled_in_bf16_it_trains_as_eager_and_goes_on_to_the_bit(threads: int) -> None:
+@pytest.mark.parametrize(("threads", "kernel"), [(1, "matmul"), (2, "matmul"), (2, "sdpa")])
+def test_compiled_in_bf16_it_trains_as_eager_and_goes_on_to_the_bit(
+    threads: int, kernel: str
+) -> None:
     asked = {"architecture": "canon", "n_layer": 1, "optimizer": "muon", "precision": "bf16"}
+    asked["kernel"] = kernel
     eager = after(6, trainer(compiled=False, **asked))  # type: ignore[arg-type]
-    asked["threads"] = threads
+    asked["threads"] = threads  # type: ignore[assignment]
     first = after(3, trainer(**asked))  # type: ignore[arg-type]
     second = after(1, trainer(**asked))  # type: ignore[arg-type]
     # other weights are there now than those that it goes on from
@@ -204,10 +209,10 @@ def test_compiled_in_bf16_it_trains_as_eager_and_goes_on_to_the_bit(threads: int
 @pytest.mark.parametrize(
     "changes",
     [{"micro_batch_size": 2, "grad_accum_steps": 2}, {"activation_checkpointing": True}],
-    ids=["in parts", "again"],
+    ids=["micro-batches", "again"],
 )
 @needs_compiler
-def test_compiled_without_one_graph_it_computes_the_same(changes: dict[str, object]) -> None:
+def test_compiled_but_not_whole_it_computes_the_same(changes: dict[str, object]) -> None:
     asked = {"n_layer": 1, "precision": "fp32", "grad_clip": 0.05, **changes}
     one = after(4, trainer(**asked))  # type: ignore[arg-type]
     other = after(4, trainer(compiled=False, **asked))  # type: ignore[arg-type]

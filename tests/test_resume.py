@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -22,9 +23,11 @@ import pytest
 from tiny_project import SMALL_FILES, commit, environment, make_project, run, set_params
 
 from pipeline.errors import CheckpointError, TrainingError
+from pipeline.params import load_params
 from pipeline.training import resume as states_of_runs
 from pipeline.training.resume import ResumeState
-from pipeline.training.runtime import can_compile
+from pipeline.training.run import _what_decides
+from pipeline.training.runtime import Runtime, can_compile
 
 KILLED = str(Path(__file__).with_name("killed.py"))
 OUTPUTS = ("data/checkpoints", "reports/train.csv")
@@ -46,6 +49,11 @@ CONFIGS = {
         "model__architecture": "gpt2",
         "model__bias": True,
     },
+}
+CONFIGS["compiled-apart"] = {
+    **CONFIGS["compiled"],
+    "train__threads": 2,
+    "train__micro_batch_size": 32,  # 256 tokens a thread
 }
 CONFIGS["bf16-adamw-gpt2-compiled"] = {**CONFIGS["bf16-adamw-gpt2"], "train__compile": "on"}
 SEQUENCES = {
@@ -100,6 +108,7 @@ def test_killed_anywhere_three_times_it_ends_in_the_same_bytes(config: str, tmp_
     project = prepared(tmp_path / "p", **CONFIGS[config])
     done = train(project)
     assert done.returncode == 0, done.stderr
+    assert ("each with its own sequences" in done.stdout) is config.endswith("apart")
     uninterrupted = hashes(project)
     assert {"data/checkpoints/best.pt", "data/checkpoints/last.pt"} < uninterrupted.keys()
     where = random.Random(config)
@@ -124,6 +133,20 @@ def test_killed_anywhere_three_times_it_ends_in_the_same_bytes(config: str, tmp_
         assert "going on from step" in done.stdout
         assert hashes(project) == uninterrupted
         assert not list((project / ".cache/train").glob("*/state-*"))
+
+
+def test_another_number_of_processes_may_go_on_where_threads_were_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(tmp_path / "p")
+    (project / "data/tokens").mkdir(parents=True)
+    (project / "data/tokens/meta.json").write_text("{}")
+    monkeypatch.chdir(project)
+    one = Runtime("cpu", "bf16", "matmul", True, 4, "native", threads_apart=True)
+    of_two = replace(one, threads=2, threads_apart=False)
+    params = load_params()
+    assert _what_decides(params, 4, one, None) == _what_decides(params, 4, of_two, None)
+    assert _what_decides(params, 4, one, None) != _what_decides(params, 2, of_two, None)
 
 
 @pytest.fixture(scope="module")

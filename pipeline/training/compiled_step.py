@@ -68,6 +68,7 @@ class CompiledStep:
         Threads that are apart divide B by their number. The first call compiles. Raises torch's
         BackendCompilerFailed where that fails.
         """
+        assert len(x) % self.parts == 0
         pairs = zip(x.chunk(self.parts), y.chunk(self.parts), strict=True)
         inputs = [(*self.read.values(), *pair) for pair in pairs]
         if self._passes is None:

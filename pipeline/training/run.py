@@ -155,6 +155,7 @@ def _what_decides(
 ) -> Facts:
     """All that decides the run's bytes, by which an interrupted one is known again."""
     platform = {**runtime.fingerprint(), "threads": threads}
+    platform.pop("threads_apart", None)  # follows from the rest, but for the number of processes
     if runtime.device == "cuda" and params.train.parallel != "fsdp":  # whose samples a CPU draws
         del platform["threads"]
     return {
