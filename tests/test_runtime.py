@@ -182,7 +182,6 @@ def test_a_run_is_compiled_from_more_flops_on_the_more_and_the_wider_its_layers(
 
 
 APART = """
-import sys
 from pipeline.params import load_params
 from pipeline.training.runtime import choose
 shipped = load_params()
