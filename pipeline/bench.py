@@ -191,12 +191,8 @@ def _machine(device: str, threads: int, peer: Path | None) -> dict[str, Any]:
     """What a measurement depends on, and the command; nothing measured yet."""
     from importlib.metadata import version
 
-    try:
-        names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text("utf-8"))
-    except OSError:
-        names = [platform.processor()]
     facts = {
-        "cpu": names[0] if names else platform.machine(),
+        "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "system": platform.system(),
         "python": platform.python_version(),
@@ -221,6 +217,19 @@ def _machine(device: str, threads: int, peer: Path | None) -> dict[str, Any]:
         "speed": {},
         "quality": {},
     }
+
+
+def _cpu_name() -> str:
+    """With family and model where the name is that of several generations."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    facts = dict(re.findall(r"(?m)^(model name|cpu family|model)\s*: (.*)$", text))
+    if "model name" not in facts:
+        return platform.processor() or platform.machine()
+    named = (f"{key.split()[-1]} {facts[key]}" for key in ("cpu family", "model") if key in facts)
+    return ", ".join([facts["model name"], *named])
 
 
 def _commit(folder: Path) -> str:

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from tiny_project import ROOT, commit, environment, run
 
-from pipeline.bench import FREELY, _commit, _kept, _lost, _Work
-from pipeline.benchmarking import peer
+from pipeline.bench import FREELY, _commit, _cpu_name, _kept, _lost, _Work
+from pipeline.benchmarking import limits, peer
 from pipeline.benchmarking.workloads import QUALITY, SPEED, merged, with_settings
 from pipeline.corpus.token_file import load_split
 from pipeline.errors import BenchmarkError
@@ -103,6 +104,32 @@ def test_our_steps_are_timed_one_by_one_and_val_is_scored_after_a_whole_run(fini
     whole = ours(finished, {"train": {"max_steps": 6}}, None)
     assert len(whole["seconds"]) == 6
     assert 0 < whole["val_loss"] < 6
+
+
+@pytest.mark.parametrize(("least", "sizes"), [(0.001, [32, 48]), (0.0, [32])])
+def test_the_limits_are_those_of_the_fastest_product_and_a_slow_one_is_not_repeated_larger(
+    least: float,
+    sizes: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    timed = []
+    product = torch.mm
+    monkeypatch.setattr(limits, "SIZES", {"cpu": (32, 48)})
+    monkeypatch.setattr(limits, "SECONDS", least)
+    monkeypatch.setattr(
+        torch, "mm", lambda a, b, out: timed.append(len(a)) or product(a, b, out=out)
+    )
+    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    try:
+        limits.main("cpu", 1)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.set_num_threads(threads)
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["fp32_gflops", "fp32_onednn_gflops", "bf16_gflops", "copy_gb_per_second"]
+    assert min(found.values()) > 0
+    assert sorted(set(timed)) == sizes
 
 
 def test_the_peer_gets_our_tokens_in_its_format_and_is_read_line_by_line(
@@ -317,6 +344,13 @@ def test_the_projects_own_choices_do_not_change_a_workload() -> None:
     own = Params.model_validate(merged(shipped.model_dump(), {"train": train}))
     settings = SPEED["char"].settings()
     assert with_settings(own, settings).train == with_settings(shipped, settings).train
+
+
+def test_the_processors_generation_is_told() -> None:
+    known = Path("/proc/cpuinfo").read_text()
+    name = _cpu_name()
+    assert "family" in name or "cpu family" not in known
+    assert all(part.split(" ", 1)[-1] in known for part in name.split(", "))
 
 
 def test_a_measured_commit_is_that_of_the_folder_and_tells_of_changes(tmp_path: Path) -> None:

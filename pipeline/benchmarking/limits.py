@@ -5,52 +5,44 @@ JSON: a library's settings are read once, when it starts.
 """
 
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from torch.utils.benchmark import Timer
 
 SIZES = {"cpu": (1024, 2048), "cuda": (8192, 16384)}  # square products; the fastest counts
 SECONDS = 1.0  # of each product
 
 
-def rate(call: Callable[[], object], work: float, device: str) -> float:
-    """Work over the median time of a call."""
-    for _ in range(3):
-        call()
-    times: list[float] = []
-    while sum(times) < SECONDS:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return work / statistics.median(times)
+def seconds(call: Callable[[], object]) -> float:
+    """The median time of a call."""
+    timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=SECONDS).median
 
 
 def matmul(dtype: torch.dtype, device: str) -> float:
     """FLOP/s of the fastest square product, on random data."""
-    rates = []
+    fastest = 0.0
     for size in SIZES[device]:
         generator = torch.Generator().manual_seed(0)
         a, b = (
             torch.randn(size, size, generator=generator).to(device=device, dtype=dtype)
             for _ in "ab"
         )
-        out = torch.empty_like(a)
-        rates.append(rate(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), 2 * size**3, device))  # type: ignore[misc]
-    return max(rates)
+        took = seconds(partial(torch.mm, a, b, out=torch.empty_like(a)))
+        fastest = max(fastest, 2 * size**3 / took)
+        if took > SECONDS:  # emulated, and a larger one is as slow
+            break
+    return fastest
 
 
 def copy(device: str) -> float:
     """Bytes/s read and written by a copy far larger than the caches."""
     source = torch.zeros(1 << 28 if device == "cpu" else 1 << 32, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return rate(lambda: target.copy_(source), 2 * source.numel(), device)
+    return 2 * source.numel() / seconds(lambda: target.copy_(source))
 
 
 def main(device: str, threads: int) -> None:
