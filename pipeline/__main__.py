@@ -5,11 +5,12 @@ import io
 import os
 import sys
 from importlib import import_module
-from typing import Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    import typer
 
 COMMANDS = (
     "fetch",
@@ -28,7 +29,6 @@ COMMANDS = (
     "plan",
     "sweep",
 )  # each is a function of the module of its name, or its `app`: commands under one word
-UsageError: Any = typer.BadParameter.__base__  # of click, or of typer's own copy of it
 # what a user can mend where a file cannot be written or read
 REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
@@ -40,6 +40,19 @@ REMEDIES = {
 
 def main(arguments: list[str]) -> int:
     """Run one command; returns the exit status."""
+    stage = os.environ.get("DVC_STAGE")  # set where DVC runs this command
+    status = 1  # of what escapes
+    try:
+        status = _run(arguments)
+    finally:
+        if stage:
+            _settle(stage, status)
+    return status
+
+
+def _mounted(arguments: list[str]) -> "typer.Typer":
+    import typer
+
     app = typer.Typer(
         name="python -m pipeline",
         help="Train GPT-2-style language models and prove every number they print.",
@@ -56,24 +69,17 @@ def main(arguments: list[str]) -> int:
             app.add_typer(module.app, name=name)
         else:
             app.command(name)(getattr(module, name))
-    stage = os.environ.get("DVC_STAGE")  # set where DVC runs this command
-    status = 1  # of what escapes
-    try:
-        status = _run(app, arguments)
-    finally:
-        if stage:
-            _settle(stage, status)
-    return status
+    return app
 
 
-def _run(app: typer.Typer, arguments: list[str]) -> int:
+def _run(arguments: list[str]) -> int:
     try:
+        app = _mounted(arguments)  # in here, as Ctrl-C may come while it imports
         status = app(arguments, prog_name="python -m pipeline", standalone_mode=False)
     except SystemExit as end:
         return int(end.code or 0)
-    except UsageError as error:
-        line = " ".join(error.format_message().split())
-        return _fail(line, 2) if line else 2  # without one, the help was shown
+    except KeyboardInterrupt:
+        return 130
     except UserError as error:
         return _fail(str(error), error.exit_code)
     except OSError as error:
@@ -81,7 +87,17 @@ def _run(app: typer.Typer, arguments: list[str]) -> int:
             raise
         where, remedy = error.filename or "a file", REMEDIES[error.errno]
         return _fail(f"{where}: {error.strerror}; {remedy} and run it again", 1)
+    except _usage_error() as error:  # asked for last: it imports
+        line = " ".join(error.format_message().split())
+        return _fail(line, 2) if line else 2  # without one, the help was shown
     return int(status or 0)  # of a typer.Exit; a command returns None
+
+
+def _usage_error() -> Any:
+    """Click's, or that of typer's own copy of it."""
+    import typer
+
+    return typer.BadParameter.__base__
 
 
 def _fail(message: str, status: int) -> int:

@@ -140,7 +140,7 @@ def refusal(
     return None
 
 
-def build_page(pretrained: "Pretrained", prompt: str = PROMPT) -> "gradio.Blocks":
+def build_page(pretrained: "Pretrained", prompt: str) -> "gradio.Blocks":
     """The page of a model."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pipeline.errors import UserError
+from pipeline.params import PARAMS_FILE, load_params
 from pipeline.paths import BEST
 from pipeline.storage import sha256_file, write_json, write_text
 
@@ -143,7 +144,7 @@ SPACE_APP = '''"""The page of this Space: the model in model/ on the page of pip
 from pipeline.demo import build_page, launch_settings
 from pipeline.model.pretrained import load_pretrained
 
-demo = build_page(load_pretrained("model"))
+demo = build_page(load_pretrained("model"), {prompt!r})
 
 if __name__ == "__main__":
     demo.launch(**launch_settings())
@@ -164,13 +165,14 @@ def write_space(folder: Path, pretrained: "Pretrained") -> None:
     """app.py, what it needs, and the model; nothing in it refers to this machine."""
     from importlib.metadata import version
 
-    from pipeline.demo import gradio_version
+    from pipeline.demo import PROMPT, gradio_version
 
     gradio = gradio_version()
+    prompt = load_params().sample.prompt if PARAMS_FILE.is_file() else PROMPT
     write_hf(folder / "model", pretrained)
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
     shutil.copytree(PACKAGE, folder / "pipeline", ignore=ignored)
-    write_text(folder / "app.py", SPACE_APP)
+    write_text(folder / "app.py", SPACE_APP.format(prompt=prompt))
     # the hub takes files above 10 MiB by LFS alone
     write_text(folder / ".gitattributes", "*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
     needs = [f"{name}=={version(name).partition('+')[0]}" for name in SPACE_NEEDS]

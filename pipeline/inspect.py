@@ -18,6 +18,7 @@ from pipeline.paths import STATISTICS, TOKENIZER, TOKENS
 from pipeline.prepare import splits_table
 from pipeline.randomness import seed_for
 from pipeline.storage import read_json
+from pipeline.training.samples import visible
 
 
 def inspect(
@@ -45,7 +46,7 @@ def inspect(
             text = tokenizer.decode(tokens[start : start + length].tolist())
             end = min(start + length, len(tokens))
             console.rule(f"{split}, tokens {start:,} to {end - 1:,}", align="left")
-            console.print(Text(text), soft_wrap=True)
+            console.print(Text(visible(text)), soft_wrap=True)
 
 
 def _lengths(document_tokens: dict[str, dict[str, int]]) -> Table:

@@ -24,7 +24,8 @@ VOCABULARIES = {  # of the tokenizers that need no text, and of char about
 }
 
 
-# memory in GB, and TFLOP/s that training reaches in bf16: 40% of the data sheets' dense peaks
+# memory in GB, and TFLOP/s that training reaches in bf16: 40% of the data sheets' dense peaks, half
+# as high in TF32, by which a GPU trains in fp32
 DEVICES = {
     "cpu": (16.0, 0.1),
     "rtx4090": (24.0, 66.0),
@@ -65,11 +66,13 @@ def plan(
     for option, value in (("tokens", tokens), ("memory", memory), ("tflops", tflops)):
         if not math.isfinite(value):
             raise ParamsError(f"--{option}: found {value}; allowed: a number 0 or more")
-    most, reached = DEVICES[device]
-    most, reached = memory or most, tflops or reached
     micro_batch = 8 if train.micro_batch_size == "auto" else train.micro_batch
     is_fp32 = train.precision == "fp32" or train.numerics == "portable"
     precision = "fp32" if is_fp32 else "bf16"
+    most, reached = DEVICES[device]
+    if is_fp32 and device != "cpu":
+        reached /= 2
+    most, reached = memory or most, tflops or reached
     models = {"params.yaml": (params.model, _own_vocab(params.prepare))}
     for name in SIZES:
         gpt2 = {"architecture": "gpt2", "size": name, "block_size": GPT2_CONTEXT, "bias": True}

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pipeline.errors import ReportError, SweepError
-from pipeline.params import load_params, read_params
+from pipeline.params import PARAMS_FILE, load_params, read_params
 from pipeline.paths import BROUGHT, METRICS, README, SWEEPS
 from pipeline.processes import available_cores, stop_on_signals
 
 if TYPE_CHECKING:
     from pipeline.reporting.sweep_record import Record
     from pipeline.sweeps.experiments import Experiment
-    from pipeline.sweeps.plan import Plan
+    from pipeline.sweeps.plan import Member, Plan
 
 app = typer.Typer(
     help="Compare several settings: run them side by side, rank them, promote the best.",
@@ -88,7 +88,7 @@ def run(
             except SweepError:  # Ctrl-C may reach DVC before it has a session of its own
                 if not stopping:
                     raise
-        started = watch(queue, plan, workers, show, stopping)
+        started = watch(queue, plan, workers, show, stopping, copied)
     found = experiments(plan.baseline)
     for each, start in started.items():
         before = plan.spent.pop(each, 0.0)
@@ -177,18 +177,21 @@ def promote(name: Annotated[str, typer.Argument(help="The sweep.")]) -> None:
     from pipeline.reporting.revisions import git
     from pipeline.reporting.sweep_record import best_run
     from pipeline.sweeps import queue as queues
+    from pipeline.sweeps.plan import Member
     from pipeline.sweeps.records import promoted_differs, record_of
 
     record = record_of(name)
     best = best_run(record)
+    settings = {**record["all_with"], **best["settings"]}
     if git("cat-file", "-t", best["commit"], check=False) and (
-        changed := _changed_weights(best["commit"]) or _changed_input(best["commit"])
+        changed := _changed_weights(best["commit"])
+        or _changed_input(best["commit"])
+        or _changed_setting(best["commit"], Member(best["name"], settings))
     ):
         raise ReportError(
             f"{changed}: not as {best['name']} read it; allowed: as it was then, or run the sweep "
             "again"
         )
-    settings = {**record["all_with"], **best["settings"]}
     words = ", ".join(f"{key}={value}" for key, value in settings.items())
     print(f"promoting {best['name']}: {words}", flush=True)
     queues.run_here(settings)
@@ -205,7 +208,14 @@ def promote(name: Annotated[str, typer.Argument(help="The sweep.")]) -> None:
 def _planned(name: str | None, settings: list[str], workers: int) -> tuple["Plan", int]:
     """The sweep that was asked for, and how many workers the cores have threads for."""
     from pipeline.reporting.revisions import git
-    from pipeline.sweeps.plan import FILES, load_plan, plan_from_file, plan_from_flags
+    from pipeline.sweeps.plan import (
+        FILES,
+        load_plan,
+        params_of,
+        plan_from_file,
+        plan_from_flags,
+        processes_of,
+    )
 
     if name is None and not settings:
         there = ", ".join(sorted(path.stem for path in FILES.glob("*.yaml"))) or "none"
@@ -226,11 +236,11 @@ def _planned(name: str | None, settings: list[str], workers: int) -> tuple["Plan
     plan.baseline = head
     if before and before.baseline == head:
         plan.spent, plan.seconds = before.spent, before.seconds
-    asked = [member.settings["train.threads"] for member in plan.members]
-    each = max(cores if number == "auto" else int(number) for number in asked)
+    trains = [params_of(read_params(), member).train for member in plan.members]
+    each = max(cores if t.threads == "auto" else int(t.threads) * processes_of(t) for t in trains)
     most = max(1, cores // each)
     if workers > most:
-        print(f"{most} at a time: {cores} cores, and train.threads is {each} in this sweep")
+        print(f"{most} at a time: {cores} cores, and a run of this sweep takes {each}")
     return plan, min(workers, most)
 
 
@@ -289,6 +299,20 @@ def _changed_input(commit: str) -> str | None:
     return None
 
 
+def _changed_setting(commit: str, member: "Member") -> str | None:
+    """A setting that is not its sweep's, and no longer as a run had it; None where all are."""
+    from pipeline.reporting.revisions import git
+    from pipeline.storage import parse_yaml
+    from pipeline.sweeps.plan import Member, resulting
+
+    data = git("show", f"{commit}:./{PARAMS_FILE}")
+    then = resulting(parse_yaml(data, PARAMS_FILE, ReportError, "run it again"), Member("", {}))
+    for key, value in resulting(read_params(), member).items():
+        if key in then and then[key] != value:
+            return f"{PARAMS_FILE}: {key}: found {value!r}, then {then[key]!r}"
+    return None
+
+
 @cache
 def _as_then(path: str, md5: str | None) -> bool:
     """Whether a file or folder is as a run read it; hashed once for all runs."""
@@ -321,6 +345,7 @@ def _same_weights(file: str, sha256: str) -> bool:
 def _print_table(record: "Record") -> None:
     """The table in the terminal, the best first."""
     import csv
+    from io import StringIO
 
     from rich.table import Table
     from rich.text import Text
@@ -329,7 +354,7 @@ def _print_table(record: "Record") -> None:
     from pipeline.reporting.sweep_record import short_names
     from pipeline.reporting.sweep_table import as_csv, verdict
 
-    rows = list(csv.DictReader(as_csv(record).splitlines()))
+    rows = list(csv.DictReader(StringIO(as_csv(record))))
     drawn = Table(title=Text(f"{record['sweep']}: {record['description']}".rstrip(": ")))
     heads = ["", *short_names(record["varied"]), "val bpb", "test bpb", "test ppl"]
     for head in (*heads, "parameters", "tokens", "seconds", "commit"):

@@ -45,11 +45,10 @@ def trace(
 
 
 def _drawn(node: "Node") -> "Tree":
-    from rich.markup import escape
+    from rich.text import Text
     from rich.tree import Tree
 
-    text = escape(node.text)
-    drawn = Tree(f"[red]{text}: {escape(node.problem)}[/red]" if node.problem else text)
+    drawn = Tree(Text(f"{node.text}: {node.problem}", "red") if node.problem else Text(node.text))
     for child in node.children:
         drawn.children.append(_drawn(child))
     return drawn

@@ -41,7 +41,7 @@ from pipeline.paths import (
     TOKENS,
 )
 from pipeline.processes import environment
-from pipeline.storage import read_json
+from pipeline.storage import read_json, sha256_file
 
 COMPARED = (README, Path("dvc.lock"), REPORTS, CHECKPOINTS, EVALUATION, TOKENS)
 
@@ -355,7 +355,7 @@ def _run_again() -> tuple[str, list[str]]:
             for root in (Path(), clone)
         )
         if here == there:
-            ours, theirs = _contents(Path()), _contents(clone)
+            ours, theirs = _hashes(Path()), _hashes(clone)
             names = sorted({*ours, *theirs})
             wrong = [f"{n}: differs" for n in names if ours.get(n) != theirs.get(n)]
             said = "differing" if wrong else "identical"
@@ -371,7 +371,7 @@ def _run_again() -> tuple[str, list[str]]:
         )
 
 
-def _contents(root: Path) -> dict[str, bytes]:
+def _hashes(root: Path) -> dict[str, str]:
     from pipeline.reporting.revisions import ignored
 
     files: list[Path] = []
@@ -379,7 +379,7 @@ def _contents(root: Path) -> dict[str, bytes]:
         path = root / name
         files += [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
     return {
-        file.relative_to(root).as_posix(): file.read_bytes()
+        file.relative_to(root).as_posix(): sha256_file(file)
         for file in files
         if "benchmarks" not in file.parts and not ignored(file.relative_to(root))
     }

@@ -166,7 +166,9 @@ def test_the_graphs_hold_nothing_by_value_and_have_the_faster_gelu(
 
 
 @needs_compiler
-@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize(
+    "threads", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_compiled_it_computes_the_same_by_threads_apart_too(threads: int) -> None:
     asked = {"n_layer": 1, "precision": "fp32", "grad_clip": 0.05}
     own = torch.get_num_threads()

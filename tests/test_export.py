@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fresh_project import contents
+from fresh_project import contents, enter_project, set_param
 
 from pipeline.__main__ import main
 from pipeline.corpus.new_tokenizers import byte_tokenizer, char_tokenizer, train_bpe
@@ -383,6 +383,20 @@ def test_a_space_builds_its_page_from_its_own_folder(tmp_path: Path, architectur
     assert f"gradio=={version}\n" in (space / "requirements.txt").read_text()
     assert str(tmp_path).encode() not in everything
     assert str(Path(__file__).parent.parent).encode() not in everything
+
+
+def test_a_space_opens_with_the_projects_own_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.demo.gradio_version", lambda: "6.0")
+    checkpoint(tmp_path / "best.pt", "modern", TOKENIZERS["byte"])
+    enter_project(tmp_path, monkeypatch)
+    set_param("prompt", "\"Once upon\\na 'time'\"")
+    assert main(["export", "space", "--to", "space", "--checkpoint", "best.pt"]) == 0
+    text = Path("space/app.py").read_text()
+    compile(text, "app.py", "exec")
+    prompt = "Once upon\na 'time'"
+    assert f'build_page(load_pretrained("model"), {prompt!r})' in text
 
 
 def test_a_space_without_gradio_leaves_no_folder(

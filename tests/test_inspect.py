@@ -61,7 +61,10 @@ def test_it_shows_counts_lengths_frequent_tokens_duplicates_and_text(
     with pytest.raises(TokenFileError, match=r"meta\.json: not found; run `dvc repro prepare`$"):
         inspect()
     for n in range(30):
-        put(f"{n}.txt", f"[b]play {n % 10}[/b] and some words that stand in it. ".encode() * 4)
+        put(
+            f"{n}.txt",
+            f"\x1b[31m[b]play {n % 10}[/b] and some words that stand in it. ".encode() * 4,
+        )
     set_param("tokenizer", "byte")
     fetch()
     prepare()
@@ -71,6 +74,7 @@ def test_it_shows_counts_lengths_frequent_tokens_duplicates_and_text(
     for part in ("bytes/token", "Documents by length", "128 to 255", "' '", "What stands in two"):
         assert part in shown
     assert "100.00%" in shown
+    assert "\x1b" not in shown  # a terminal would obey it
     inspect(windows=1, length=30, seed=5)
     assert capsys.readouterr().out == shown
     inspect(windows=1, length=30, seed=6)

@@ -58,6 +58,7 @@ def test_the_command_prints_every_size_and_refuses_an_uneven_division(plan: Plan
     for name in ("params.yaml", *SIZES):
         assert sum(f" {name} " in row for row in rows) == 3
     assert plan("--device", "a100")[1] == table  # of 4 sequences no more can share
+    assert "125 TFLOP/s a process; bf16" in table
     status, _, errors = plan("--nproc", "3")
     assert status == 2
     assert errors.endswith("allowed: 1, 2, 4, or a step of a multiple of 3 sequences\n")
@@ -75,6 +76,8 @@ def test_the_vocabulary_is_the_one_that_params_yaml_asks_for(finished: Path, pla
         assert status == 0, errors
         return next(line for line in table.splitlines() if " params.yaml " in line)
 
+    set_params(finished, train__precision="fp32")
+    assert "62.5 TFLOP/s a process; fp32" in plan("--device", "a100", project=finished)[1]
     # 3 times the rows of 16: embedding, values, head
     assert " 0.0 M " in own_row(prepare__vocab_size=8192)  # but its tokens are bytes
     assert " 2.4 M " in own_row(prepare__tokenizer="gpt2")

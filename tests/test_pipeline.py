@@ -1,10 +1,15 @@
 """The stages under a real DVC: what re-runs, what fails clearly, and what a failure leaves."""
 
 import json
+import shutil
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from tiny_project import make_project, run, set_params, words
+
+from pipeline.__main__ import main
 
 RESULTS = ("data/checkpoints", "data/tokens", "data/raw", "data/evaluation", "reports")
 
@@ -77,6 +82,27 @@ def test_a_bad_setting_is_one_line_and_leaves_every_result(
     assert line in errors[0]
     assert "Traceback" not in failed.stderr
     assert contents(finished) == before
+
+
+def test_ctrl_c_while_a_stage_still_imports_leaves_every_result(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(name: str) -> ModuleType:
+        if name == "pipeline.evaluate":
+            raise KeyboardInterrupt
+        return import_module(name)
+
+    before = contents(finished)
+    shutil.rmtree(finished / "data/evaluation")  # as DVC does before the stage runs
+    (finished / "reports/metrics.json").unlink()
+    monkeypatch.chdir(finished)
+    monkeypatch.setenv("DVC_STAGE", "evaluate")
+    monkeypatch.setattr("pipeline.__main__.import_module", interrupted)
+    assert main(["evaluate"]) == 130
+    assert contents(finished) == before
+    assert capsys.readouterr().err == (
+        "put back from the last run: data/evaluation, reports/metrics.json\n"
+    )
 
 
 def test_an_unknown_setting_is_refused(finished: Path) -> None:

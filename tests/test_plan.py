@@ -150,6 +150,20 @@ def test_every_ready_sweep_is_valid(path: Path) -> None:
     assert len(plan.members) >= 3
 
 
+def test_the_processes_of_a_run_share_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_from_flags("try", ["train.lr=1e-3,1e-2", "train.nproc=2"], threads=8)
+    assert {member.settings["train.threads"] for member in plan.members} == {4}
+    plan = plan_from_flags("try", ["train.nproc=1,4", "train.threads=3"], threads=8)
+    assert {member.settings["train.threads"] for member in plan.members} == {3}
+    run(Path(), "git", "init", "-q")
+    commit(Path())
+    monkeypatch.setattr("pipeline.sweep.available_cores", lambda: 8)
+    plan, workers = _planned(None, ["train.lr=1e-3,1e-2", "train.nproc=2"], 2)
+    assert ({member.settings["train.threads"] for member in plan.members}, workers) == ({2}, 2)
+    grid = ["train.lr=1e-3,1e-2", "train.nproc=2", "train.threads=4"]
+    assert _planned("whole", grid, 2)[1] == 1  # each run takes every core
+
+
 def test_a_key_that_is_a_number_is_one_line() -> None:
     write_sweep("grid: {1: [1, 2]}\n")
     with pytest.raises(UserError, match=r"mine\.yaml: found 1; allowed: a setting's name"):

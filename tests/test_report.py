@@ -281,6 +281,7 @@ def test_a_failing_stage_leaves_the_earlier_report(project: Path) -> None:
     assert tree(project) == before
 
 
+@pytest.mark.slow
 def test_a_new_report_setting_runs_report_alone(project: Path) -> None:
     edit("params.yaml", b"smoothing: 0.2", b"smoothing: 0.5")
     output = dvc("repro")

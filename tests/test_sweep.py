@@ -4,6 +4,7 @@ An interrupted sweep goes on and keeps what is done; its table says what DVC's r
 that fails stays listed; the winner is taken over to the byte; members compare without a network.
 """
 
+import copy
 import csv
 import json
 import os
@@ -29,12 +30,12 @@ from pipeline.params import read_params
 from pipeline.processes import available_cores
 from pipeline.reporting.revisions import untracked
 from pipeline.reporting.sweep_record import read_record
-from pipeline.sweep import _print_table
+from pipeline.sweep import _changed_setting, _print_table
 from pipeline.sweeps import queue
 from pipeline.sweeps.experiments import Experiment, experiments
 from pipeline.sweeps.plan import Member, Plan, load_plan
 from pipeline.sweeps.progress import Show
-from pipeline.sweeps.records import record_of
+from pipeline.sweeps.records import contradicted, record_of
 
 SWEEP = (sys.executable, "-m", "pipeline", "sweep")
 # 1e30 is a number that passes every check and makes the loss not finite
@@ -252,6 +253,12 @@ def test_promote_takes_the_winner_over_to_the_byte_and_keeps_prose(
     readme = project / "README.md"
     readme.write_text("Not committed yet.\n" + readme.read_text())
     best = next(row for row in rows(project).values() if row["best"])
+    set_params(project, train__weight_decay=0.3)
+    before = (project / "params.yaml").read_bytes()
+    refused = run(project, *SWEEP, "promote", "rate", check=False)
+    assert refused.stderr.startswith("error: params.yaml: train.weight_decay: found 0.3, then 0.1")
+    assert (project / "params.yaml").read_bytes() == before
+    run(project, "git", "checkout", "-q", "params.yaml")
     said = run(project, *SWEEP, "promote", "rate").stdout
     assert f"the workspace holds the results of {best['name']}" in said
     assert "'train' is cached" in said
@@ -266,6 +273,50 @@ def test_promote_takes_the_winner_over_to_the_byte_and_keeps_prose(
     for stage in ("fetch", "prepare", "train", "evaluate"):  # report shows the sweep too
         assert made[stage] == before[stage]
     run(project, "python", "-m", "pipeline", "report", "--check")
+
+
+@pytest.mark.slow
+def test_a_run_whose_worker_was_killed_is_run_again(finished: Path) -> None:
+    settings = ("-S", "train.seed=1,2", "-S", "train.max_steps=800", "-S", "train.warmup_steps=0")
+    with subprocess.Popen(
+        [*SWEEP, "run", "killed", *settings], cwd=finished, env=environment(), text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as sweep:  # fmt: skip
+        while not at_work(finished):
+            assert sweep.poll() is None, "it ended before its worker could be killed"
+            time.sleep(0.05)
+        for process in psutil.process_iter(["cmdline", "cwd"]):
+            here = str(process.info["cwd"]).startswith(str(finished))
+            if here and "queue-worker" in (process.info["cmdline"] or []):
+                process.kill()
+        said = sweep.communicate()[0]
+    assert sweep.returncode == 0, said
+    assert "2 of 2 runs are done, 0 failed" in said
+    assert len(references(finished, "killed")) == 2
+
+
+def test_a_newer_sweep_that_is_to_go_on_does_not_contradict_the_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    newer = {**copy.deepcopy(LR), "baseline": "c" * 40}
+    monkeypatch.setattr("pipeline.sweeps.records._taken", lambda name: newer)
+    assert contradicted(LR) == ["reports/sweeps/lr.json: baseline"]
+    last = newer["runs"][-1]
+    newer["runs"][-1] = {**{k: last[k] for k in ("name", "settings")}, "state": "not run"}
+    assert contradicted(LR) == []
+
+
+def test_a_setting_that_is_no_longer_as_a_run_had_it_is_named(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    member = Member("rate-lr=0.1", {"train.lr": 0.1})
+    set_params(finished, train__lr=0.1)
+    commit(finished, "As that run had it")
+    set_params(finished, train__lr=0.2, report__dpi=51)
+    assert _changed_setting("HEAD", member) is None
+    set_params(finished, train__seed=7)
+    assert _changed_setting("HEAD", member) == "params.yaml: train.seed: found 7, then 1337"
 
 
 def test_a_promotion_that_fails_leaves_the_settings_of_the_results(
@@ -593,7 +644,8 @@ def test_text_reaches_a_run_as_it_is(finished: Path, value: str) -> None:
 def test_the_table_in_the_terminal_shows_settings_as_they_are(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    patterns = [("**/[ab]0.md",), ("[/x]",)]
+    patterns = [("**/[ab]0.md",), ("[/x]",), ("a\nb",)]
     _print_table(make_record("of [/b]", ["corpus.pattern"], patterns))
     said = capsys.readouterr().out
     assert all(text in said for text in ("of [/b]", "**/[ab]0.md", "[/x]"))
+    assert "ab" not in said.replace("[ab]", "")

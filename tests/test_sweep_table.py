@@ -166,6 +166,7 @@ def test_a_best_at_an_edge_of_three_numbers_is_said() -> None:
     assert "tried" not in verdict(GRID)  # of two numbers every one is at an edge
     words = [("gpt2", 1e-3), ("modern", 1e-2), ("canon", 3e-3)]  # each at its own rate: no grid
     assert "tried" not in verdict(make_record("a", ["model.architecture", "train.lr"], words))
+    assert "tried" not in verdict(make_record("a", ["model.dropout"], [(0.0,), (0.1,), (0.2,)]))
 
 
 def test_a_sweep_without_a_finished_run_has_tables_but_no_figures() -> None:
@@ -186,6 +187,7 @@ def test_a_sweep_without_a_finished_run_has_tables_but_no_figures() -> None:
         (SEEDS, {"loss.png", "params.png"}),
         (with_failure(GRID), {"loss.png", "params.png", "heatmap.png"}),
         (TOGETHER, {"loss.png"}),
+        (make_record("alone", [], [()]), {"loss.png"}),
     ],
 )
 def test_figures_are_drawn_from_the_record_to_the_same_bytes(

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from tiny_project import commit, run, set_params
 
 from pipeline.__main__ import main
 from pipeline.errors import ReportError
 from pipeline.reporting import revisions
-from pipeline.reporting.lineage import find_value
+from pipeline.reporting.lineage import Node, find_value
 from pipeline.reporting.revisions import Revision, WorkingTree, resolve
+from pipeline.trace import _drawn
 
 
 def trace(project: Path, *arguments: str, check: bool = True) -> dict[str, object]:
@@ -51,6 +53,15 @@ def test_no_line_is_cut_in_a_pipe(finished: Path) -> None:
     assert [line.rstrip() for line in text.splitlines() if corpus_sha256(finished) in line]
     shown = [line.lstrip("│├└─ ") for line in text.splitlines()]
     assert [line.rstrip() for line in shown] == lines(trace(finished, "val.loss"))
+
+
+def test_what_is_recorded_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "params.yaml sample.prompt [/b] I :heart: you"
+    Console(width=200).print(_drawn(Node(text, "wrong [red]", [Node(text)])))
+    assert [line.strip("└─ ") for line in capsys.readouterr().out.splitlines()] == [
+        f"{text}: wrong [red]",
+        text,
+    ]
 
 
 def test_the_commit_that_holds_code_and_parameters_is_found(finished: Path) -> None:

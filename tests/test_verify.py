@@ -80,6 +80,7 @@ def test_the_readmes_sections_of_every_command_are_compared(finished: Path) -> N
         assert f"README.md: section {name}" in output, output
 
 
+@pytest.mark.slow
 def test_what_was_written_over_is_found_though_dvc_was_told_to_take_it(finished: Path) -> None:
     def forge(path: str, old: str, new: str) -> None:
         text = (finished / path).read_text()

@@ -78,7 +78,7 @@ def _loss(c: Ground, record: Record) -> Figure:
                 label=label if run is same[0] else None,
             )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    if len(found) <= MOST_LABELS:
+    if len(found) <= MOST_LABELS and any(key for key, _ in found):  # of one setting nothing is said
         axes.legend(fontsize=9)
     return figure
 

@@ -202,7 +202,7 @@ def _edges(found: Sequence[Group]) -> Iterator[str]:
     for key, value in best.items():
         tried = [settings[key] for settings, _ in found if {**settings, key: value} == best]
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in tried)
-        if len(tried) > 2 and numbers and value in (min(tried), max(tried)):
+        if len(tried) > 2 and numbers and value in (min(tried) or None, max(tried)):  # none below 0
             which = "least" if value == min(tried) else "largest"
             name = code(f"{key}={shown(value)}")
             yield f"{name} is the {which} tried: a better one may lie beyond."

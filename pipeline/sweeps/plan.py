@@ -27,7 +27,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import SweepError
-from pipeline.params import PARAMS_FILE, Params, check_params, read_params
+from pipeline.params import PARAMS_FILE, Params, TrainParams, check_params, read_params
 from pipeline.paths import CACHE
 from pipeline.reporting.revisions import value_at
 from pipeline.reporting.sweep_record import short_names
@@ -55,7 +55,7 @@ class Plan:
     description: str
     varied: list[str]  # the keys that `runs` and `grid` set
     members: list[Member]
-    threads: int  # train.threads where the sweep does not set it
+    threads: int  # of a run where the sweep does not set train.threads, its processes share them
     baseline: str = ""
     spent: dict[str, float] = field(default_factory=dict)  # member -> seconds before an interrupt
     seconds: dict[str, float] = field(default_factory=dict)  # member -> seconds in all, once done
@@ -171,17 +171,28 @@ def _plan(
             if not isinstance(value, str | int | float | None):  # a date, a list: no name's part
                 raise SweepError(f"{source}: {key}: found {value}; allowed: a number or a word")
     # the numbers of a run depend on its threads, so each run's record says how many
-    shared = {"train.threads": threads, **base}
+    shared: Settings = {"train.threads": threads, **base}
     names = _names(name, own)
     members = []
     for member, settings in zip(names, own, strict=True):
         whole = {**shared, **settings}
         values = _with(params, whole, f"{source}: {member}")
-        check_params(values, f"{source}: {member}")
+        train = check_params(values, f"{source}: {member}").train
+        if "train.threads" not in {**base, **settings}:
+            whole["train.threads"] = max(1, threads // processes_of(train))
         # what only other runs set is said of this one too: it is a column of the table
         whole |= {key: value_at(values, key) for key in varied}
         members.append(Member(member, whole))
     return Plan(name, description, varied, members, threads)
+
+
+def processes_of(train: TrainParams) -> int:
+    """How many a run is of, on this machine."""
+    if train.nproc == 1:
+        return 1
+    from pipeline.training.launch import count_processes  # which asks torch for its GPUs
+
+    return count_processes(train.nproc, train.device)
 
 
 def params_of(params: dict[str, Any], member: Member) -> Params:
