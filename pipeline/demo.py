@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 MOST_CHARACTERS = 4_000  # of a prompt
 MOST_NEW_TOKENS = 500
 MOST_WAITING = 16
-PROMPT = "ROMEO:\n"
 LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "localhost", "::1": "[::1]"}  # in a request
 
 

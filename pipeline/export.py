@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.model.pretrained import Pretrained
 
 PACKAGE = Path(__file__).parent
+PROMPT = "ROMEO:\n"  # of a Space that is made outside of a project
 
 
 def export(
@@ -165,7 +166,7 @@ def write_space(folder: Path, pretrained: "Pretrained") -> None:
     """app.py, what it needs, and the model; nothing in it refers to this machine."""
     from importlib.metadata import version
 
-    from pipeline.demo import PROMPT, gradio_version
+    from pipeline.demo import gradio_version
 
     gradio = gradio_version()
     prompt = load_params().sample.prompt if PARAMS_FILE.is_file() else PROMPT

@@ -236,7 +236,8 @@ def _planned(name: str | None, settings: list[str], workers: int) -> tuple["Plan
     plan.baseline = head
     if before and before.baseline == head:
         plan.spent, plan.seconds = before.spent, before.seconds
-    trains = [params_of(read_params(), member).train for member in plan.members]
+    params = read_params()
+    trains = [params_of(params, member).train for member in plan.members]
     each = max(cores if t.threads == "auto" else int(t.threads) * processes_of(t) for t in trains)
     most = max(1, cores // each)
     if workers > most:

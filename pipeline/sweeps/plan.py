@@ -170,15 +170,15 @@ def _plan(
         for key, value in settings.items():
             if not isinstance(value, str | int | float | None):  # a date, a list: no name's part
                 raise SweepError(f"{source}: {key}: found {value}; allowed: a number or a word")
-    # the numbers of a run depend on its threads, so each run's record says how many
-    shared: Settings = {"train.threads": threads, **base}
     names = _names(name, own)
     members = []
     for member, settings in zip(names, own, strict=True):
-        whole = {**shared, **settings}
+        given = {**base, **settings}
+        # the numbers of a run depend on its threads, so each run's record says how many
+        whole = {"train.threads": threads, **given}
         values = _with(params, whole, f"{source}: {member}")
         train = check_params(values, f"{source}: {member}").train
-        if "train.threads" not in {**base, **settings}:
+        if "train.threads" not in given:
             whole["train.threads"] = max(1, threads // processes_of(train))
         # what only other runs set is said of this one too: it is a column of the table
         whole |= {key: value_at(values, key) for key in varied}

@@ -56,9 +56,10 @@ def watch(
             idle = 0
             if not queue.workers():
                 queue.bury(dead)
-                for member in (each for each in plan.members if each.name in dead):
-                    started.pop(member.name)
-                    add(member, untracked)
+                for member in plan.members:
+                    if member.name in dead:
+                        started.pop(member.name)
+                        add(member, untracked)
                 start(workers)
         if not stopping:  # what was never queued would count as done
             show.update(status)
