@@ -31,6 +31,7 @@ from pipeline.paths import BENCHMARKS, CACHE, README
 from pipeline.processes import available_cores, environment, sigterm_as_ctrl_c
 from pipeline.reporting.benchmark import PEER
 from pipeline.storage import read_json, write_json
+from pipeline.training.runtime import cpu_name
 
 ON = {"cpu": ("char", "10m", "124m"), "cuda": ("124m-1024",)}
 WORKLOADS = ", ".join([*SPEED, *QUALITY])
@@ -192,7 +193,7 @@ def _machine(device: str, threads: int, peer: Path | None) -> dict[str, Any]:
     from importlib.metadata import version
 
     facts = {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "system": platform.system(),
         "python": platform.python_version(),
@@ -217,19 +218,6 @@ def _machine(device: str, threads: int, peer: Path | None) -> dict[str, Any]:
         "speed": {},
         "quality": {},
     }
-
-
-def _cpu_name() -> str:
-    """With family and model where the name is that of several generations."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    facts = dict(re.findall(r"(?m)^(model name|cpu family|model)\s*: (.*)$", text))
-    if "model name" not in facts:
-        return platform.processor() or platform.machine()
-    named = (f"{key.split()[-1]} {facts[key]}" for key in ("cpu family", "model") if key in facts)
-    return ", ".join([facts["model name"], *named])
 
 
 def _commit(folder: Path) -> str:

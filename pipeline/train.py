@@ -7,8 +7,10 @@ import sys
 
 import typer
 
+from pipeline.corpus.token_file import read_meta
 from pipeline.errors import TrainingError
 from pipeline.params import Params, load_params
+from pipeline.paths import TOKENS
 from pipeline.training import runtime
 from pipeline.training.ranks import Ranks, call_at_end_of_starter, under_torchrun
 
@@ -33,7 +35,8 @@ def train() -> None:
     threads = runtime.count_threads(params.train)
     if params.train.threads == "auto":
         params = params.with_train(threads=max(1, threads // ranks.local_size))
-    runtime.prepare_process(params.train)
+    vocab_size = read_meta(TOKENS)["tokenizer"]["vocab_size"]
+    runtime.prepare_process(params.train, params.model, vocab_size)
     from pipeline.training.run import run
 
     try:

@@ -42,7 +42,7 @@ def main() -> int:
         from pipeline.training import runtime
 
         runtime.prepare_process(load_params().train)
-        runtime.prepare_process = lambda params: None
+        runtime.prepare_process = lambda *_: None
     target: Any = __import__(module_name, fromlist=["_"])
     *owners, attribute = path.split(".")
     for owner in owners:

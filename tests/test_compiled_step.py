@@ -106,14 +106,18 @@ def test_copies_give_autocasts_loss_and_gradients_and_follow_the_weights(
     other = after(1, trainer(compiled=False, **asked))  # type: ignore[arg-type]
     assert one.history.losses == other.history.losses
     means = [each.optimizers[0].state for each in (one, other)]
+    # a tied weight's is rounded to bf16 with its rows' in it, and is part of the norm of all
+    rtol = 2e-4 if architecture == "gpt2" else 1e-5
     for mine, theirs in zip(one.model.parameters(), other.model.parameters(), strict=True):
         # the gradient times a number, whose own last digit in bf16 is a 256th of it
+        tied = architecture == "gpt2" and mine is one.model.wte.weight
         found, expected = means[0][mine]["exp_avg"], means[1][theirs]["exp_avg"]
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
-    torch.testing.assert_close(one._grad_norm, other._grad_norm, rtol=1e-5, atol=0)
+        torch.testing.assert_close(found, expected, rtol=1 / 200 if tied else rtol, atol=0)
+    torch.testing.assert_close(one._grad_norm, other._grad_norm, rtol=rtol, atol=0)
     assert one._compiled_step is not None
     copies = one._compiled_step.copies
-    assert copies.keys() == {p for p in one.model.h.parameters() if p.dim() == 2}
+    matrices = {p for p in one.model.h.parameters() if p.dim() == 2}
+    assert copies.keys() == matrices | {one.model.lm_head.weight}
     for _ in range(2):
         for weight, copied in copies.items():
             assert torch.equal(copied, weight.bfloat16())

@@ -14,6 +14,7 @@ from pipeline.model.gpt import (
     QUERY_BLOCK,
     Canon,
     GPTConfig,
+    Tied,
     from_before,
     rms_norm,
     rotary_tables,
@@ -72,6 +73,18 @@ def test_a_large_vocabularys_head_in_blocks_is_one_product() -> None:
     torch.testing.assert_close(logits, whole)
     F.cross_entropy(whole.flatten(0, 1), targets.flatten()).backward()
     torch.testing.assert_close(found, model.lm_head.weight.grad)
+
+
+def test_rows_of_equal_ids_are_summed_before_a_tied_heads_gradient_is_rounded() -> None:
+    table = torch.zeros(3, 4, requires_grad=True)
+    head = table.detach().bfloat16().requires_grad_()
+    idx = torch.tensor([[1, 2] * 512, [1] * 1024])
+    weight, rows = Tied.apply(head, table, idx)
+    (weight.float().sum() * 8 + rows.sum()).backward()
+    assert table.grad is None
+    assert head.grad is not None
+    # by ones in bf16 the second row's would end at 256
+    assert head.grad.tolist() == [[8.0] * 4, [1544.0] * 4, [520.0] * 4]
 
 
 def test_a_tied_weights_gradient_is_the_sum_of_both_uses() -> None:

@@ -1,5 +1,6 @@
 """One place decides how a run computes; portable numerics are the same bytes on any processor."""
 
+import ctypes
 import hashlib
 import json
 import shutil
@@ -11,7 +12,7 @@ import pytest
 from tiny_project import ROOT, environment, make_project, run, set_params
 
 from pipeline.processes import available_cores
-from pipeline.training.runtime import can_compile
+from pipeline.training.runtime import can_compile, cpu_name
 
 QEMU = shutil.which("qemu-x86_64")
 # larger than the other tests' model: its products reach the blocked kernels
@@ -185,16 +186,16 @@ APART = """
 from pipeline.params import load_params
 from pipeline.training.runtime import choose
 shipped = load_params()
-def apart(flops=1e20, vocab_size=65, dropout=0.0, context=256, **train):
+def apart(flops=1e20, dropout=0.0, context=256, **train):
     model = shipped.model.model_copy(update={"dropout": dropout, "block_size": context})
     changes = {"device": "cpu", "threads": 2, "micro_batch_size": 4, **train}
-    return choose(shipped.train.model_copy(update=changes), model, flops, vocab_size)
+    return choose(shipped.train.model_copy(update=changes), model, flops)
 here, alone = apart(), apart(threads=1)
 print(here.threads_apart, here.fingerprint()["threads_apart"], here.describe().split(", ")[-1])
 print(alone.threads_apart, alone.fingerprint()["threads_apart"], alone.describe().split(", ")[-1])
 print(*(each.threads_apart for each in (
-    apart(threads=4, context=512), apart(context=128), apart(vocab_size=16384),
-    apart(flops=0), apart(compile="off"), apart(vocab_size=16385), apart(dropout=0.1),
+    apart(threads=4, context=512), apart(context=128),
+    apart(flops=0), apart(compile="off"), apart(dropout=0.1),
     apart(context=127), apart(threads=4), apart(threads=3),
 )))
 """
@@ -206,8 +207,45 @@ def test_threads_are_apart_where_each_has_enough_to_do_and_one_generator_is_not_
     assert printed(APART).splitlines() == [
         "True True each with its own sequences",
         "False False 1 thread",
-        "True True True False False False False False False False",
+        "True True False False False False False False",
     ]
+
+
+def test_the_processors_generation_is_told() -> None:
+    known = Path("/proc/cpuinfo").read_text()
+    name = cpu_name()
+    assert "family" in name or "cpu family" not in known
+    assert all(part.split(" ", 1)[-1] in known for part in name.split(", "))
+
+
+ARENAS = """
+import ctypes, threading
+from pipeline.params import load_params
+from pipeline.training.runtime import prepare_process
+shipped = load_params()
+train = shipped.train.model_copy(update={"micro_batch_size": 4, "threads": 2})
+shape = shipped.model.model_copy(update={"n_embd": %d, "block_size": %d})
+prepare_process(train, shape, vocab_size=%d)
+library = ctypes.CDLL(None)
+library.malloc.restype = ctypes.c_void_p
+def allocate():
+    assert library.malloc(ctypes.c_size_t(5000))
+thread = threading.Thread(target=allocate)
+thread.start()
+thread.join()
+library.malloc_info(0, ctypes.c_void_p.in_dll(library, "stdout"))
+library.fflush(None)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="not glibc's malloc")
+def test_threads_share_the_arena_where_a_block_is_too_large_for_one_of_their_own() -> None:
+    def arenas(n_embd: int, block_size: int, vocab_size: int) -> int:
+        return printed(ARENAS % (n_embd, block_size, vocab_size)).count("<heap nr=")
+
+    assert arenas(768, 64, 50257) == 1  # by the head's gradient
+    assert arenas(64, 512, 16500) == 1  # by a thread's logits
+    assert arenas(768, 512, 16000) == 2
 
 
 def test_native_records_the_processor(project: Path, tmp_path: Path) -> None:

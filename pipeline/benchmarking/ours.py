@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from pipeline.benchmarking.peer import numbered
 from pipeline.benchmarking.workloads import with_settings
 from pipeline.params import load_params
 from pipeline.training import runtime as runtimes
@@ -25,11 +26,12 @@ from pipeline.training import runtime as runtimes
 def main(asked: dict[str, Any]) -> dict[str, Any]:
     """Train as asked; returns seconds of each step, and more."""
     params = with_settings(load_params(), asked["settings"])
-    runtimes.prepare_process(params.train)
+    data, train = Path(asked["data"]), params.train
+    ids, vocab_size = numbered(data)
+    runtimes.prepare_process(train, params.model, vocab_size)
 
     import torch
 
-    from pipeline.benchmarking.peer import numbered
     from pipeline.corpus import tokenizers
     from pipeline.corpus.batches import Batches
     from pipeline.evaluation.perplexity import score_split
@@ -37,10 +39,8 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     from pipeline.randomness import seed_for
     from pipeline.training.loop import Trainer
 
-    data, train = Path(asked["data"]), params.train
     tokenizer = tokenizers.load(data / "tokenizer.json")
     shape = params.model.model_dump(exclude={"size"})
-    ids, vocab_size = numbered(data)
     model = GPT(GPTConfig(vocab_size=vocab_size, **shape))
     model.initialise(seed_for(train.seed, "initialise"))
     sequences = train.sequences
@@ -53,7 +53,7 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     )
     tokens_per_step = sequences * params.model.block_size
     flops = float(model.flops_per_token() * tokens_per_step * train.max_steps)
-    runtime = runtimes.choose(train, params.model, flops, vocab_size)
+    runtime = runtimes.choose(train, params.model, flops)
     if not asked["deterministic"]:
         torch.use_deterministic_algorithms(False)
     model.to(runtime.device)

@@ -253,21 +253,26 @@ class Block(nn.Module):
 
 
 class Tied(torch.autograd.Function):
-    """A weight (V, C) for the head, and its rows for ids (B, T).
+    """A weight (V, C) for the head, and its rows for ids (B, T), both of one node of the graph.
 
-    Both uses are one node of the graph, so that the rows' gradients go into the head's instead of
-    into a tensor of zeros as large, to be added.
+    So the rows' gradients go into the head's instead of into a tensor of zeros as large, to be
+    added: those of equal ids summed in their own precision first, as the head's may be less.
+    `head` and `table` hold the same weight, perhaps in two precisions; its gradient is the head's.
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, idx: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, head: Tensor, table: Tensor, idx: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(idx)
-        return weight.view_as(weight), F.embedding(idx, weight)
+        return head.view_as(head), F.embedding(idx, table)
 
     @staticmethod
-    def backward(ctx: Any, head: Tensor, rows: Tensor) -> tuple[Tensor, None]:
-        (idx,) = ctx.saved_tensors
-        return head.index_put((idx,), rows.to(head.dtype), accumulate=True), None
+    def backward(ctx: Any, head: Tensor, rows: Tensor) -> tuple[Tensor, None, None]:
+        (idx,) = (saved.flatten() for saved in ctx.saved_tensors)
+        rows = rows.flatten(0, 1)
+        places = torch.arange(len(idx), device=idx.device)
+        one_of = idx.new_empty(len(head)).index_put((idx,), places)[idx]  # any, alike for equal ids
+        sums = torch.zeros_like(rows).index_put((one_of,), rows, accumulate=True)[one_of]
+        return head.index_put((idx,), (head[idx] + sums).to(head.dtype)), None, None
 
 
 class GPT(nn.Module):
@@ -279,7 +284,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        gpt2 = config.architecture == "gpt2"
+        gpt2 = self.tied = config.architecture == "gpt2"
         self.wte = Embedding(config.vocab_size, config.n_embd)
         self.wpe = Embedding(config.block_size, config.n_embd) if gpt2 else None
         tables = (config.n_layer + 1) // 2 if config.architecture == "canon" else 0
@@ -289,7 +294,7 @@ class GPT(nn.Module):
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = norm(config)
         self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
-        if gpt2:
+        if self.tied:
             self.lm_head.weight = self.wte.weight
         else:
             cos, sin = rotary_tables(config)
@@ -397,8 +402,10 @@ class GPT(nn.Module):
 
         A target of -1 counts for nothing.
         """
-        if self.lm_head.weight is self.wte.weight:
-            weight, rows = Tied.apply(self.wte.weight, idx)  # type: ignore[no-untyped-call]
+        if self.tied:
+            weight, rows = Tied.apply(  # type: ignore[no-untyped-call]
+                self.lm_head.weight, self.wte.weight.detach(), idx
+            )
         else:
             weight, rows = self.lm_head.weight, self.wte(idx)
         logits = self.capped(self._logits(self._blocks(idx, rows), weight))

@@ -3,9 +3,9 @@
 Two graphs are traced and given to torch's inductor: forward pass, loss and backward pass; clipping,
 the optimizers' updates and what follows from them. So no Python, neither autograd's nor the checks
 before each compiled function, stands between their kernels: a sixth of a small model's step. In
-bf16 the blocks compute with copies of their matrices, which the update renews, so that autocast
-casts neither them nor their gradients (Micikevicius et al. 2018, section 3.1: master weights): of
-a large model's step memory is what is slow.
+bf16 blocks and head compute with copies of their matrices, which the update renews, so that
+autocast casts neither them nor their gradients (Micikevicius et al. 2018, section 3.1: master
+weights): of a large model's step memory is what is slow.
 
 Where the runtime has its threads apart, each takes its part of the sequences through the first
 graph, as one thread compiles it, and the update adds their gradients up: data parallelism within a
@@ -42,14 +42,17 @@ class CompiledStep:
     ) -> None:
         self.model, self.optimizers, self.runtime = model, optimizers, runtime
         self.grad_clip = grad_clip
-        named = dict(model.named_parameters())  # tied ones once
-        self.trained = {name: p for name, p in named.items() if p.requires_grad}
+        named = dict(model.named_parameters(remove_duplicate=False))
+        names = {p: name for name, p in named.items()}  # a tied one's is the head's
+        self.trained = {name: p for p, name in names.items() if p.requires_grad}
         self.copies: dict[nn.Parameter, Tensor] = {}
         if runtime.precision != "fp32":
-            matrices = [p for p in model.h.parameters() if p.dim() == 2 and p.requires_grad]
+            weights = [p for part in (model.h, model.lm_head) for p in part.parameters()]
+            matrices = [p for p in weights if p.dim() == 2 and p.requires_grad]
             self.copies = {matrix: matrix.detach().to(runtime.dtype) for matrix in matrices}
-        self.read = {name: self.copies.get(p, p).detach() for name, p in named.items()}
-        self.read |= dict(model.named_buffers())
+        self.read = {name: p.detach() for name, p in named.items()}
+        self.read |= {names[p]: copied for p, copied in self.copies.items()}
+        self.read |= dict(model.named_buffers(remove_duplicate=False))
         states = [state for optimizer in optimizers for state in optimizer.state.values()]
         moments = [tensor for state in states for name, tensor in state.items() if name != "step"]
         changed = [*self.trained.values(), *self.copies.values(), *moments]
@@ -76,7 +79,8 @@ class CompiledStep:
             compiled = _compile(self._trace_passes, inputs[0], options)
             self._passes = torch.no_grad()(compiled)  # each thread asks anew
         if self.parts > 1:
-            results = list(self._threads.map(self._passes, *zip(*inputs, strict=True)))
+            passes = self._passes
+            results = list(self._threads.map(lambda given: passes(*given), inputs))
         else:
             results = [self._passes(*inputs[0])]
         rates = [torch.tensor(optimizer.advance()) for optimizer in self.optimizers]
@@ -93,7 +97,7 @@ class CompiledStep:
         leaves = {name: given[name].detach().requires_grad_() for name in self.trained}
         with torch.enable_grad():
             with self.runtime.autocast():
-                _, loss = functional_call(self.model, given | leaves, (x, y))
+                _, loss = functional_call(self.model, given | leaves, (x, y), tie_weights=False)
             gradients = torch.autograd.grad(loss, list(leaves.values()))
         return [loss.detach(), *gradients]
 

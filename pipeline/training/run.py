@@ -64,7 +64,7 @@ def run(params: Params, ranks: Ranks, threads: int) -> None:
     )
     tokens_per_step = batches.sequences_per_step * batches.block_size
     flops = float(model.flops_per_token() * tokens_per_step * params.train.max_steps)
-    runtime = choose(params.train, params.model, flops, model.config.vocab_size)
+    runtime = choose(params.train, params.model, flops)
     ranks.start(runtime.device, params.train.parallel)
     # the first's: another machine's would be its own, and all share the folder
     decides = ranks.from_first(_what_decides(params, threads, runtime, init_from))

@@ -9,6 +9,7 @@ import ctypes
 import math
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -60,7 +61,8 @@ _REPRODUCIBLE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TORCHINDUCTOR_DETERMINIS
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile")
 
 # glibc's mallopt: keep large blocks instead of giving them back and faulting them in each step
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+_ARENA_BYTES = 2**26  # what an arena of a thread's own can keep in one block; it is for small ones
 
 MATMUL_ATTENTION_UP_TO = 512  # tokens: on a CPU plain products beat the fused kernels below it
 # a shorter run does not earn back the compilation, FLOPs of the whole run: on a CPU for each layer
@@ -68,10 +70,8 @@ MATMUL_ATTENTION_UP_TO = 512  # tokens: on a CPU plain products beat the fused k
 # wider ones (reports/benchmarks/goals.md); on a GPU about a minute
 COMPILE_FROM_FLOPS_A_CHANNEL = 3.5e10
 COMPILE_FROM_FLOPS_ON_A_GPU = 1e16
-# each of several threads has gradients of its own, which are to be worth its sequences' products,
-# and a wide head's are not (reports/benchmarks/goals.md)
-APART_FROM_TOKENS_A_THREAD = 128  # times the threads
-APART_UP_TO_VOCABULARY = 16384
+# each of several threads has gradients of its own, which are to be worth its sequences' products
+APART_FROM_TOKENS_A_THREAD = 128  # times the threads (reports/benchmarks/goals.md)
 # turns in which one of OpenMP's threads waits for work, some 50 us: between two kernels it stays
 # awake, and it sleeps where threads of our own compute
 _SPIN_COUNT = "5000"
@@ -87,12 +87,17 @@ def count_threads(params: TrainParams) -> int:
 def _compiled_kernels(threads: int) -> Path:
     """The folder in which torch.compile keeps what it has compiled: of this processor, compiler
     and number of threads alone, as not all of them are in the names that it gives."""
-    facts = [_cpu_name(), _cpu_flags(), _compiler_version(), threads]
+    facts = [cpu_name(), _cpu_flags(), _compiler_version(), threads]
     return shared_cache().resolve() / "compiled" / sha256_json(facts)[:16]
 
 
-def prepare_process(params: TrainParams) -> None:
-    """Set what torch and the C library read at their start; call before importing torch."""
+def prepare_process(
+    params: TrainParams, shape: ModelParams | None = None, vocab_size: int = 0
+) -> None:
+    """Set what torch and the C library read at their start; call before importing torch.
+
+    shape, vocab_size: of the model, where one is trained.
+    """
     assert "torch" not in sys.modules, "torch was imported before its settings were made"
     threads = count_threads(params)
     for name in tuple(os.environ):
@@ -111,6 +116,14 @@ def prepare_process(params: TrainParams) -> None:
             library.mallopt(_M_MMAP_MAX, 0)
             library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
             library.mallopt(_M_TOP_PAD, 2**26)
+            if shape is not None and _widest(params, shape, vocab_size, threads) > _ARENA_BYTES:
+                library.mallopt(_M_ARENA_MAX, 1)
+
+
+def _widest(params: TrainParams, shape: ModelParams, vocab_size: int, threads: int) -> int:
+    """Bytes of the larger of the head's gradient and of a thread's logits, in fp32."""
+    tokens = params.sequences * shape.block_size // threads
+    return 4 * vocab_size * max(shape.n_embd, tokens)
 
 
 @dataclass(frozen=True)
@@ -181,7 +194,7 @@ class Runtime:
         elif self.numerics == "portable":
             facts["cpu"] = "any x86-64 with AVX2"
         else:
-            facts["cpu"] = _cpu_name()
+            facts["cpu"] = cpu_name()
             facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
             facts["cpu_flags"] = _cpu_flags()
         return facts
@@ -208,13 +221,13 @@ def _cpu_flags() -> str:
     return " ".join(flag for flag in _CPU_FLAGS if flag in _cpu_info())
 
 
-def _cpu_name() -> str:
-    lines: dict[str, str] = {}
-    for line in _cpu_info().splitlines():
-        name, _, value = line.partition(":")
-        lines[name.strip()] = value.strip()
-    names = ("vendor_id", "model name", "cpu family", "model")
-    return " ".join(lines[name] for name in names if name in lines) or platform.processor()
+def cpu_name() -> str:
+    """With family and model, as the name alone is that of several generations."""
+    facts = dict(re.findall(r"(?m)^(model name|cpu family|model)\s*: (.*)$", _cpu_info()))
+    if "model name" not in facts:
+        return platform.processor() or platform.machine()
+    named = (f"{key.split()[-1]} {facts[key]}" for key in ("cpu family", "model") if key in facts)
+    return ", ".join([facts["model name"], *named])
 
 
 def _choose_device(asked: str) -> str:
@@ -270,7 +283,7 @@ def _choose_compile(asked: str, device: str, shape: "Shape", flops: float, numer
         return False
     if asked != "auto":
         if asked == "on" and device != "mps" and not can_compile(device):
-            needs = "g++ or clang++" if device == "cpu" else "gcc, Triton, a GPU that it knows"
+            needs = _compiler()[0] if device == "cpu" else "gcc, Triton, a GPU that it knows"
             raise DeviceError(
                 f"train.compile: found on, but {needs} or Python's headers are missing; "
                 "allowed here: auto, off"
@@ -283,7 +296,7 @@ def _choose_compile(asked: str, device: str, shape: "Shape", flops: float, numer
     return flops >= pays_from.get(device, math.inf) and can_compile(device)
 
 
-def _choose_apart(params: TrainParams, shape: "Shape", vocab_size: int, threads: int) -> bool:
+def _choose_apart(params: TrainParams, shape: "Shape", threads: int) -> bool:
     """Of a compiled run on a CPU."""
     tokens = params.sequences * shape.block_size
     return (
@@ -291,16 +304,14 @@ def _choose_apart(params: TrainParams, shape: "Shape", vocab_size: int, threads:
         and threads > 1
         and params.sequences % threads == 0
         and tokens >= APART_FROM_TOKENS_A_THREAD * threads**2
-        and vocab_size <= APART_UP_TO_VOCABULARY
         and shape.dropout == 0.0  # drawn from one generator
     )
 
 
-def choose(params: TrainParams, shape: "Shape", flops: float = 0.0, vocab_size: int = 0) -> Runtime:
+def choose(params: TrainParams, shape: "Shape", flops: float = 0.0) -> Runtime:
     """Decide how this machine runs these settings; raises DeviceError for what it cannot do.
 
     flops: of the whole training, which decides whether compiling pays; 0 where none follows.
-    vocab_size: of what is trained.
     """
     import torch
 
@@ -332,7 +343,7 @@ def choose(params: TrainParams, shape: "Shape", flops: float = 0.0, vocab_size: 
         # oneDNN's fp32 products: twice as fast as MKL's there, slower than MKL's on Intel, and
         # in bf16 where AMX or Arm has it
         torch.set_float32_matmul_precision("medium")
-    apart = compiled and device == "cpu" and _choose_apart(params, shape, vocab_size, threads)
+    apart = compiled and device == "cpu" and _choose_apart(params, shape, threads)
     return Runtime(device, precision, attention, compiled, threads, params.numerics, apart)
 
 
