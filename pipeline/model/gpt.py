@@ -269,7 +269,7 @@ class Tied(torch.autograd.Function):
     def backward(ctx: Any, head: Tensor, rows: Tensor) -> tuple[Tensor, None, None]:
         (idx,) = (saved.flatten() for saved in ctx.saved_tensors)
         rows = rows.flatten(0, 1)
-        places = torch.arange(len(idx), device=idx.device)
+        places = torch.arange(len(idx), dtype=idx.dtype, device=idx.device)
         one_of = idx.new_empty(len(head)).index_put((idx,), places)[idx]  # any, alike for equal ids
         sums = torch.zeros_like(rows).index_put((one_of,), rows, accumulate=True)[one_of]
         return head.index_put((idx,), (head[idx] + sums).to(head.dtype)), None, None
