@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from torch._dynamo.exc import BackendCompilerFailed
+from torch._inductor.graph import GraphLowering
 
 from pipeline.corpus.batches import Batches
+from pipeline.errors import TrainingError
 from pipeline.model.gpt import ARCHITECTURES, GPT, GPTConfig
 from pipeline.params import load_params
 from pipeline.training import compiled_step
@@ -182,6 +184,11 @@ def test_compiled_it_computes_the_same_by_threads_apart_too(threads: int) -> Non
     assert one._compiled_step.parts == threads
     other = after(4, trainer(compiled=False, **asked))  # type: ignore[arg-type]
     assert_alike(one, other, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        one.model.h[0].attn.c_attn.weight[0, 0] = torch.nan  # type: ignore[union-attr, index, operator]
+    one.train_step()
+    with pytest.raises(TrainingError, match="training loss is nan at step 5"):
+        one.read_back()
 
 
 @pytest.mark.slow
@@ -224,6 +231,20 @@ def test_compiled_but_not_whole_it_computes_the_same(changes: dict[str, object])
     other = after(4, trainer(compiled=False, **asked))  # type: ignore[arg-type]
     assert one._compiled_step is None
     assert_alike(one, other, rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+def test_a_compiled_loop_has_its_exponential_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes: list[str] = []
+    monkeypatch.setattr(GraphLowering, "save_output_code", staticmethod(codes.append))
+    x = torch.cat((torch.linspace(-100, 88, 4095), torch.tensor([-torch.inf])))
+    compiled = compiled_step._compile(
+        lambda x: [x.exp(), x.sigmoid()], (x,), {"fx_graph_cache": False}
+    )
+    torch.testing.assert_close(compiled(x), [x.exp(), x.sigmoid()], rtol=3e-6, atol=1e-37)
+    (code,) = codes
+    assert ".exp_u20()" in code
+    assert ".exp()" not in code
 
 
 @needs_compiler

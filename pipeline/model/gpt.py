@@ -173,7 +173,8 @@ class Attention(nn.Module):
         values: Tensor | None,
     ) -> Tensor:
         B, T, C = x.shape
-        q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).unbind(2)
+        parts = self.c_attn(x).split(C, dim=2)  # and no fifth dimension, whose gradient is slow
+        q, k, v = (part.view(B, T, self.n_head, C // self.n_head) for part in parts)
         if values is not None:  # each token's own, (B, T, C)
             v = v + values.to(v.dtype).view(v.shape)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
@@ -267,12 +268,14 @@ class Tied(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, head: Tensor, rows: Tensor) -> tuple[Tensor, None, None]:
-        (idx,) = (saved.flatten() for saved in ctx.saved_tensors)
+        idx = ctx.saved_tensors[0].flatten()
         rows = rows.flatten(0, 1)
-        places = torch.arange(len(idx), dtype=idx.dtype, device=idx.device)
-        one_of = idx.new_empty(len(head)).index_put((idx,), places)[idx]  # any, alike for equal ids
-        sums = torch.zeros_like(rows).index_put((one_of,), rows, accumulate=True)[one_of]
-        return head.index_put((idx,), (head[idx] + sums).to(head.dtype)), None, None
+        places = torch.arange(1, len(idx) + 1, dtype=idx.dtype, device=idx.device)
+        # for each of the weight's rows one of its ids, any, or else 0, where sums stay zeros
+        place = idx.new_zeros(len(head)).index_put((idx,), places)
+        sums = rows.new_zeros(len(idx) + 1, rows.size(1))
+        sums = sums.index_put((place[idx],), rows, accumulate=True)
+        return (head + sums[place]).to(head.dtype), None, None
 
 
 class GPT(nn.Module):

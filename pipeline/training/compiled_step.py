@@ -24,7 +24,7 @@ from torch.func import functional_call
 
 from pipeline.model.gpt import GPT
 from pipeline.training.optimizer import AdamW, Muon
-from pipeline.training.runtime import Runtime
+from pipeline.training.runtime import INLINED_EXP, Runtime
 
 # kernels of one thread, called without Python's lock, which one thread alone can hold
 APART = {"cpp.threads": 1, "cpp_wrapper": True}
@@ -132,6 +132,7 @@ def _compile(
 
     from torch import _inductor
     from torch._dynamo.exc import BackendCompilerFailed
+    from torch._inductor.codegen.cpp import CppVecOverrides
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -142,9 +143,17 @@ def _compile(
     # as torch.compile and torch.export have it: the model asks
     with mode, mock.patch("torch.compiler._is_compiling_flag", True):
         graph = make_fx(function)(*shapes)
+    names = ("exp", "sigmoid")
+    inlined = {name: _with_inlined_exp(getattr(CppVecOverrides, name)) for name in names}
     try:
-        return _inductor.compile(graph, shapes, options)  # type: ignore[no-any-return]
+        with mock.patch.multiple(CppVecOverrides, **inlined):
+            return _inductor.compile(graph, shapes, options)  # type: ignore[no-any-return]
     except BackendCompilerFailed:
         raise
     except Exception as error:  # as of a kernel in the cache that was cut short
         raise BackendCompilerFailed(_inductor.compile, error, None) from error
+
+
+def _with_inlined_exp(code_of: Callable[[str], str]) -> Any:
+    """The inductor's own code of an operation, but for the exponential in it."""
+    return staticmethod(lambda x: code_of(x).replace(".exp()", f".{INLINED_EXP}()"))

@@ -72,6 +72,9 @@ COMPILE_FROM_FLOPS_A_CHANNEL = 3.5e10
 COMPILE_FROM_FLOPS_ON_A_GPU = 1e16
 # each of several threads has gradients of its own, which are to be worth its sequences' products
 APART_FROM_TOKENS_A_THREAD = 128  # times the threads (reports/benchmarks/goals.md)
+# the exponential in compiled loops, which a call of Sleef's would hold up: of torch's Vectorized,
+# as its flash attention has it, within 20 units in the last place
+INLINED_EXP = "exp_u20"
 # turns in which one of OpenMP's threads waits for work, some 50 us: between two kernels it stays
 # awake, and it sleeps where threads of our own compute
 _SPIN_COUNT = "5000"
@@ -85,9 +88,9 @@ def count_threads(params: TrainParams) -> int:
 
 
 def _compiled_kernels(threads: int) -> Path:
-    """The folder in which torch.compile keeps what it has compiled: of this processor, compiler
-    and number of threads alone, as not all of them are in the names that it gives."""
-    facts = [cpu_name(), _cpu_flags(), _compiler_version(), threads]
+    """The folder in which torch.compile keeps what it has compiled: of this processor, compiler,
+    number of threads and exponential alone, as not all of them are in the names that it gives."""
+    facts = [cpu_name(), _cpu_flags(), _compiler_version(), threads, INLINED_EXP]
     return shared_cache().resolve() / "compiled" / sha256_json(facts)[:16]
 
 
