@@ -256,8 +256,8 @@ class Block(nn.Module):
 class Tied(torch.autograd.Function):
     """A weight (V, C) for the head, and its rows for ids (B, T), both of one node of the graph.
 
-    So the rows' gradients go into the head's instead of into a tensor of zeros as large, to be
-    added: those of equal ids summed in their own precision first, as the head's may be less.
+    So the rows' gradients are added to the head's in one loop where this is compiled, and those of
+    equal ids are summed in their own precision first, as the head's may be less.
     `head` and `table` hold the same weight, perhaps in two precisions; its gradient is the head's.
     """
 
