@@ -1,10 +1,12 @@
 """`python -m pipeline COMMAND`: mounts every command; a user's error becomes one line."""
 
+import ast
 import errno
 import io
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
@@ -29,6 +31,7 @@ COMMANDS = (
     "plan",
     "sweep",
 )  # each is a function of the module of its name, or its `app`: commands under one word
+# the docstring of that function, or of a module with an `app`, is its help
 # what a user can mend where a file cannot be written or read
 REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
@@ -62,14 +65,24 @@ def _mounted(arguments: list[str]) -> "typer.Typer":
         pretty_exceptions_enable=False,
     )
     app.callback()(lambda: None)  # keeps the command's name even where one alone is mounted
-    asked = [name for name in arguments[:1] if name in COMMANDS]
-    for name in asked or COMMANDS:  # only what was asked for is imported
-        module = import_module(f"pipeline.{name}")
-        if hasattr(module, "app"):
-            app.add_typer(module.app, name=name)
-        else:
-            app.command(name)(getattr(module, name))
+    name = next((word for word in arguments if word != "--"), "")
+    if name not in COMMANDS:  # a list of them is asked for, or an error: none is imported
+        for each in COMMANDS:
+            app.command(each, help=_help(each))(lambda: None)
+        return app
+    module = import_module(f"pipeline.{name}")
+    if hasattr(module, "app"):
+        app.add_typer(module.app, name=name)
+    else:
+        app.command(name)(getattr(module, name))
     return app
+
+
+def _help(command: str) -> str | None:
+    """A command's docstring, read from its source."""
+    module = ast.parse(Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8"))
+    functions = {node.name: node for node in module.body if isinstance(node, ast.FunctionDef)}
+    return ast.get_docstring(functions.get(command, module))
 
 
 def _run(arguments: list[str]) -> int:
@@ -87,6 +100,11 @@ def _run(arguments: list[str]) -> int:
             raise
         where, remedy = error.filename or "a file", REMEDIES[error.errno]
         return _fail(f"{where}: {error.strerror}; {remedy} and run it again", 1)
+    except ModuleNotFoundError as error:
+        if error.name != "typer":  # the first that is not Python's own
+            raise
+        activate = "found no typer, so not where `make` installs; run `. .venv/bin/activate` first"
+        return _fail(f"{sys.executable}: {activate}", 1)
     except _usage_error() as error:  # asked for last: it imports
         line = " ".join(error.format_message().split())
         return _fail(line, 2) if line else 2  # without one, the help was shown

@@ -1,4 +1,4 @@
-"""Commands sweep run, sweep table, sweep promote: several settings compared, through DVC."""
+"""Compare several settings: run them side by side, rank them, promote the best."""
 
 import shlex
 import time
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.sweeps.plan import Member, Plan
 
 app = typer.Typer(
-    help="Compare several settings: run them side by side, rank them, promote the best.",
+    help=__doc__,
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
