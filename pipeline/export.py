@@ -174,8 +174,10 @@ def write_space(folder: Path, pretrained: "Pretrained") -> None:
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
     shutil.copytree(PACKAGE, folder / "pipeline", ignore=ignored)
     write_text(folder / "app.py", SPACE_APP.format(prompt=prompt))
-    # the hub takes files above 10 MiB by LFS alone
-    write_text(folder / ".gitattributes", "*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
+    # the hub takes files above 10 MiB by LFS alone, which a large vocabulary's tokenizers are too
+    by_lfs = ("*.safetensors", "model/*tokenizer.json")
+    lines = (f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in by_lfs)
+    write_text(folder / ".gitattributes", "".join(lines))
     needs = [f"{name}=={version(name).partition('+')[0]}" for name in SPACE_NEEDS]
     write_text(folder / "requirements.txt", "\n".join([*needs, f"gradio=={gradio}"]) + "\n")
     write_text(folder / "README.md", SPACE_README.format(gradio=gradio))

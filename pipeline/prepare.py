@@ -52,11 +52,10 @@ from pipeline.corpus.splits import (
     check_sizes,
     split_bounds,
     survey,
-    utf8_length,
 )
 from pipeline.corpus.statistics import Statistics
 from pipeline.corpus.token_lists import read_token_lists
-from pipeline.corpus.tokenizers import Ids, Tokenizer, gpt2_tokenizer
+from pipeline.corpus.tokenizers import Ids, Tokenizer, gpt2_tokenizer, utf8_length
 from pipeline.errors import CorpusError
 from pipeline.params import Params, PrepareParams, load_params
 from pipeline.paths import GIVEN_TOKENIZER, RAW, TOKENIZER, TOKENS

@@ -113,6 +113,16 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def append_text(path: Path, text: str) -> None:
+    """Write `text` at the end of a file that may be watched meanwhile."""
+    try:
+        with path.open("a", encoding="utf-8", newline="") as file:
+            file.write(text)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk's names none
+        raise
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` to `path` atomically as indented JSON with a final newline."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -15,7 +15,7 @@ from pipeline.training import runtime
 from pipeline.training.ranks import Ranks, call_at_end_of_starter, under_torchrun
 
 # in what torch says, the last where compiled threads are apart
-OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator", "aoti_torch_empty_strided")
+OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator", "aoti_torch_empty_strided", "ALLOC_FAILED")
 
 
 def train() -> None:

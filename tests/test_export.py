@@ -378,6 +378,7 @@ def test_a_space_builds_its_page_from_its_own_folder(tmp_path: Path, architectur
     assert "'Prompt'" in offline(ALONE + SPACE, requirements, cwd=space)
     front = (space / "README.md").read_text().split("---")[1]
     assert "sdk: gradio\n" in front
+    assert "model/*tokenizer.json filter=lfs" in (space / ".gitattributes").read_text()
     assert "app_file: app.py\n" in front
     version = front.partition("sdk_version: ")[2].split("\n")[0]
     assert f"gradio=={version}\n" in (space / "requirements.txt").read_text()

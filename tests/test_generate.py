@@ -59,7 +59,9 @@ def test_a_prompt_from_a_file_or_standard_input_is_taken_as_it_is(
     assert draw("--prompt-file", "prompt.txt", "--num-samples", "1") == 0
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(prompt.encode())))
     assert draw("--prompt-file", "-", "--num-samples", "1") == 0
-    assert shown.readouterr().out == 2 * (drawn(model, prompt, 1337) + "\n")
+    Path("prompt.txt").write_text(prompt, encoding="utf-8-sig")  # as on Windows
+    assert draw("--prompt-file", "prompt.txt", "--num-samples", "1") == 0
+    assert shown.readouterr().out == 3 * (drawn(model, prompt, 1337) + "\n")
 
 
 def test_an_empty_prompt_starts_from_end_of_text(

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from tokenizers import (
     ByteLevelBPETokenizer,
+    Regex,
     decoders,
     models,
     normalizers,
@@ -29,7 +31,7 @@ from pipeline.corpus.new_tokenizers import (
     train_bpe,
 )
 from pipeline.corpus.tokenizers import END_OF_TEXT, Tokenizer, gpt2_tokenizer
-from pipeline.errors import TokenFileError
+from pipeline.errors import CorpusError, TokenFileError
 
 TEXT = (
     "It was the best of times, it was the worst of times, it was the age of wisdom, it was the "
@@ -151,6 +153,63 @@ def test_nanochats_name_of_what_stands_between_documents_is_read_too() -> None:
 
 
 TRAINED = trained_by_hugging_face()
+
+
+@given(text=st.text() | tricky | st.sampled_from([TEXT, TEXT.upper()]))
+def test_a_tokenizer_in_the_older_form_is_read(text: str, older: Path) -> None:
+    assume("<|endoftext|>" not in text)
+    ours = read_tokenizer(older / "tokenizer.json", "")
+    theirs = ByteLevelBPETokenizer(str(older / "vocab.json"), str(older / "merges.txt"))
+    assert ours.encode(text).tolist() == theirs.encode(text).ids
+    assert ours.decode(ours.encode(text)) == text
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """vocab.json and merges.txt, as Hugging Face's GPT-2s had them."""
+    folder = tmp_path_factory.mktemp("older")
+    peer = ByteLevelBPETokenizer()
+    peer.train_from_iterator([TEXT] * 3, 400, special_tokens=["<pad>", "<|endoftext|>"])
+    peer.save_model(str(folder))
+    return folder
+
+
+def test_what_the_older_form_says_beside_it_counts(older: Path, tmp_path: Path) -> None:
+    for path in older.iterdir():
+        shutil.copy(path, tmp_path)
+    where = tmp_path / "tokenizer.json"
+    plain = read_tokenizer(where, "")
+    (tmp_path / "tokenizer_config.json").write_text('{"add_prefix_space": false}')
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<sep>": plain.vocab_size}))
+    assert read_tokenizer(where, "").vocab_size == plain.vocab_size + 1
+    (tmp_path / "tokenizer_config.json").write_text('{"add_prefix_space": true}')
+    with pytest.raises(TokenFileError, match="found a tokenizer that this project has no form of"):
+        read_tokenizer(where, "")
+    (tmp_path / "merges.txt").unlink()
+    with pytest.raises(TokenFileError, match=r"merges\.txt: not found; allowed: both"):
+        read_tokenizer(where, "allowed: both")
+
+
+def test_what_it_was_used_with_last_is_not_asked(tmp_path: Path) -> None:
+    peer = HuggingFaceTokenizer.from_str(TRAINED.to_str())
+    peer.enable_truncation(8)
+    peer.enable_padding(direction="left", length=1000)
+    assert from_hf_tokenizer_json(json.loads(peer.to_str())).encode(TEXT).size > 8
+
+
+def test_a_pattern_that_passes_over_characters_loses_none_in_silence() -> None:
+    peer = HuggingFaceTokenizer.from_str(TRAINED.to_str())
+    letters = Regex(r"\s?\p{L}+|\s?\p{N}+|[\p{P}\p{S}\p{C}]+|\s+")  # and no marks
+    peer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(letters, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    ours = from_hf_tokenizer_json(json.loads(peer.to_str()))
+    assert ours.decode(ours.encode(TEXT)) == TEXT
+    with pytest.raises(CorpusError, match="whose pattern passes over some of the text's char"):
+        ours.encode("हिन्दी में लिखा हुआ पाठ।")
 
 
 def changed(**parts: object) -> dict[str, object]:

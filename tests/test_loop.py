@@ -1,7 +1,9 @@
 """The loop: accumulation is one large batch, looking changes nothing, stops are clean."""
 
+import logging
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -14,6 +16,7 @@ from pipeline.corpus.batches import Batches
 from pipeline.errors import TrainingError
 from pipeline.model.gpt import GPT, GPTConfig
 from pipeline.params import TrainParams, load_params
+from pipeline.training import progress
 from pipeline.training.loop import Hooks, Outputs, Trainer, fit
 from pipeline.training.ranks import Ranks
 from pipeline.training.resume import ResumeState
@@ -263,3 +266,18 @@ def test_an_overflow_in_one_gradient_skips_every_optimizer(bad: float) -> None:
     trainer.train_step()
     assert torch.equal(weights(trainer), before)
     assert trainer.scaler.get_scale() == 4.0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_costs_no_traceback_a_line_of_the_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    monkeypatch.setattr(progress, "LOG", Path("/dev/full"))
+    show = progress.Show(10, quiet=False)
+    show.line("step 1")
+    for handler in tuple(show.log.handlers):
+        show.log.removeHandler(handler)
+        with suppress(OSError):  # it has the line still
+            handler.close()
+    assert capsys.readouterr() == ("step 1\n", "")

@@ -53,6 +53,8 @@ class Memory(GPT):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         self.beside[idx.size(0)] = self.lm_head.weight.grad is not None
         if idx.size(0) > self.takes:
+            if idx.size(0) % 2:  # cuBLAS has no class for it
+                raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublas`")
             raise torch.cuda.OutOfMemoryError("out of memory")
         return super().forward(idx, targets)
 
@@ -79,6 +81,7 @@ def test_auto_catches_out_of_memory_and_leaves_no_gradient(
     assert found(model, 64, monkeypatch) == 8
     assert found(model, 12, monkeypatch) == 12
     assert model.beside == {12: False}
+    assert found(model, 45, monkeypatch) == 9
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

@@ -21,6 +21,7 @@ import torch
 from huggingface_hub import constants
 from real_ranks import real_tokenizer
 from safetensors.torch import load_file, save_file
+from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline import GPT, load_checkpoint
@@ -220,6 +221,16 @@ def test_nanogpts_padded_vocabulary_is_cut_to_gpt2s(tmp_path: Path) -> None:
     loaded = load_pretrained(str(tmp_path / "ckpt.pt")).model
     x = torch.tensor([[1, 2, 3]])
     torch.testing.assert_close(loaded(x)[0], model(x)[0][..., :50_257])
+
+
+def test_as_many_tokens_of_ones_own_are_all_kept(tmp_path: Path) -> None:
+    model = randomised(GPTConfig("gpt2", 1, 1, 8, 16, 50_304))
+    tokenizer = char_tokenizer("".join(map(chr, range(0x10000, 0x10000 + 50_304 - 257))))
+    path = own_checkpoint(tmp_path / "best.pt", model, tokenizer)
+    loaded = load_pretrained(str(path))
+    same(loaded.model, model)
+    same(load_checkpoint(path)[0], model)
+    assert loaded.load_tokenizer().vocab_size == 50_304
 
 
 def test_a_course_payload_loads(tmp_path: Path) -> None:
@@ -446,6 +457,19 @@ def test_a_model_of_the_hub_comes_with_its_settings_and_tokenizer_and_is_there_o
     same(load_pretrained("hf://somebody/small-gpt2").model, model)
     with pytest.raises(FetchError, match=r"hf://somebody/other: not in the .*: config\.json: "):
         load_pretrained("hf://somebody/other")
+
+
+def test_a_model_of_the_hub_may_have_its_tokenizer_in_the_older_form(hub: Path) -> None:
+    peer = ByteLevelBPETokenizer()
+    peer.train_from_iterator(["Ser ou não ser. "] * 9, 280, special_tokens=["<|endoftext|>"])
+    config = GPTConfig("gpt2", 1, 4, 32, 16, peer.get_vocab_size())
+    folder = hub / "somebody/older"
+    folder.mkdir(parents=True)
+    peer.save_model(str(folder))
+    torch.save(to_hf(randomised(config)), folder / "pytorch_model.bin")
+    (folder / "config.json").write_text(json.dumps(hf_config(config, 0)))
+    ours = load_pretrained("hf://somebody/older").load_tokenizer()
+    assert ours.encode("não ser").tolist() == peer.encode("não ser").ids
 
 
 @pytest.mark.parametrize("source", ["hf://nobody/gpt2", "hf://a/b@old", "hf://gpt2/a/b", "hf://"])

@@ -61,7 +61,7 @@ def test_own_texts_come_sorted_from_all_folders(tmp_path: Path) -> None:
     assert left_out == ["notes.md"]
     assert [name for name, _ in own_files(tmp_path, "*.txt")[0]] == ["a.b.txt", "b.txt"]
     assert own_files(tmp_path, "**/*.md") == ([("notes.md", tmp_path / "notes.md")], [])
-    for pattern in ("/etc/*", "a**/*", "../*"):
+    for pattern in ("/etc/*", "a**/*", "../*", "."):
         with pytest.raises(CorpusError, match=r"corpus\.pattern: found|finds none of"):
             own_files(tmp_path, pattern)
 
@@ -96,7 +96,44 @@ def test_a_link_to_a_folder_is_not_passed_over_silently(tmp_path: Path) -> None:
     (tmp_path / "own/books").symlink_to(tmp_path / "books")
     with pytest.raises(CorpusError, match=r"own/books is a link to a folder, which \*\*/\*"):
         own_files(tmp_path / "own", "**/*")
+    with pytest.raises(CorpusError, match=r"own/books is a link to a folder, which \*\*/\*\.txt"):
+        own_files(tmp_path / "own", "**/*.txt")  # which no link's name ends in
     assert [name for name, _ in own_files(tmp_path / "own", "*.txt")[0]] == ["z.txt"]
+
+
+FOLDERS = {  # pattern: what of a, b/ and c.txt it asks for
+    "**/*": {"b", "b/a.txt", "c.txt"},
+    "**/*.txt": {"b", "b/a.txt", "c.txt"},
+    "*/*.txt": {"b", "b/a.txt"},
+    "b/*.txt": {"b", "b/a.txt"},
+    "x*/*.txt": set(),
+    "*.txt": {"c.txt"},
+    "**/*.jsonl": {"b"},
+}
+
+
+@pytest.mark.parametrize("pattern", FOLDERS)
+@pytest.mark.parametrize("missing", ["b", "b/a.txt", "c.txt"])
+def test_what_dvc_alone_holds_is_missed_where_the_pattern_asks_for_it(
+    tmp_path: Path, pattern: str, missing: str
+) -> None:
+    for name in ("x1/here.txt", "here.txt", "here.jsonl", "b2/here.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("text")
+    if missing != "b":
+        (tmp_path / "b").mkdir()
+        (tmp_path / "b/here.txt").write_text("text")
+    kind = ".dir" if missing == "b" else ""
+    note = tmp_path / f"{missing}.dvc"
+    note.write_text(f"outs:\n- md5: 0123456789abcdef{kind}\n  path: {note.stem}\n")
+    (tmp_path / ".hidden.dvc").write_text("outs: []\n")
+    if missing in FOLDERS[pattern]:
+        with pytest.raises(CorpusError, match=rf"{missing} is not here, but {note.name} is; `dvc"):
+            own_files(tmp_path, pattern)
+        (tmp_path / missing).mkdir() if missing == "b" else (tmp_path / missing).write_text("text")
+    if pattern == "b/*.txt" and missing == "b":
+        (tmp_path / "b/now.txt").write_text("text")
+    assert own_files(tmp_path, pattern)[0]
 
 
 @pytest.mark.parametrize("pattern", ["**/*", "*.txt"])
@@ -133,6 +170,11 @@ def test_a_folder_that_cannot_be_listed_is_not_passed_over_silently(tmp_path: Pa
     with pytest.raises(CorpusError, match=r"deep cannot be listed \(Permission denied\); allowed"):
         own_files(tmp_path, "**/*")
     assert len(own_files(tmp_path, "*.txt")[0]) == 1
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/a.txt").write_text("text")
+    with pytest.raises(CorpusError, match=r"deep cannot be listed"):
+        own_files(tmp_path, "*/*.txt")
+    assert len(own_files(tmp_path, "b*/*.txt")[0]) == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such a name")

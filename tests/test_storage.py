@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fresh_project import contents
 
-from pipeline.storage import atomic_writer, put_in_place, scratch, write_bytes
+from pipeline.storage import append_text, atomic_writer, put_in_place, scratch, write_bytes
 
 
 def test_a_file_is_flushed_whole_then_named_then_its_folder_is_flushed(
@@ -125,3 +125,6 @@ def test_a_write_to_a_full_disk_names_the_folder(tmp_path: Path) -> None:
         full.write(b"a")
     assert caught.value.filename == str(tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
+    with pytest.raises(OSError, match="No space left") as caught:
+        append_text(Path("/dev/full"), "a")
+    assert caught.value.filename == "/dev/full"

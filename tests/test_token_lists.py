@@ -38,6 +38,7 @@ def test_each_tensor_of_the_list_is_a_document(tmp_path: Path, dtype: torch.dtyp
         ([torch.tensor([True])], r"\[0\]: found a 1-D tensor of torch.bool"),
         (torch.tensor([[1, 2]]), r"\[0\]: found a 2-D tensor of torch.int64"),
         ([[1, 2]], r"\[0\]: found list"),
+        ([torch.tensor([1, 0]).to_sparse()], r"\[0\]: found a sparse tensor"),
         ({"ids": torch.tensor([1])}, "found dict"),
         ("text", "found str"),
     ],

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.corpus.readers import PIECE_CHARACTERS, Piece
-from pipeline.corpus.splits import SPLITS, utf8_length
+from pipeline.corpus.splits import SPLITS
 from pipeline.corpus.token_file import id_dtype
-from pipeline.corpus.tokenizers import Tokenizer, from_json
+from pipeline.corpus.tokenizers import Tokenizer, from_json, utf8_length
 from pipeline.errors import CorpusError
 from pipeline.processes import available_cores
 

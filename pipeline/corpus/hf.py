@@ -15,6 +15,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from pipeline.corpus.tokenizers import (
     END_OF_TEXT,
     GPT2_PATTERN,
+    OLDER_FILES,
     Tokenizer,
     finish,
     from_json,
@@ -80,13 +81,49 @@ def _pre_tokenizer(pattern: str | None) -> pre_tokenizers.PreTokenizer:
 
 
 def read_tokenizer(path: Path, remedy: str) -> Tokenizer:
-    """The tokenizer of a tokenizer.json, of either form; raises TokenFileError."""
+    """The tokenizer of a tokenizer.json, of either form; raises TokenFileError.
+
+    Where it is missing, the two files count that Hugging Face's GPT-2s had in its place.
+    """
+    if not path.is_file() and any(path.with_name(name).is_file() for name in OLDER_FILES):
+        return from_hf_tokenizer_json(_from_older(path.parent, remedy), str(path.parent))
     value = read_json(path, TokenFileError, remedy)
     return (
         from_hf_tokenizer_json(value, str(path))
         if "model" in value
         else from_json(value, str(path))
     )
+
+
+def _from_older(folder: Path, remedy: str) -> dict[str, Any]:
+    """The value that tokenizer.json would have."""
+    vocab, merges = (folder / name for name in OLDER_FILES)
+    tokens = read_json(vocab, TokenFileError, remedy)
+    if not merges.is_file():
+        raise TokenFileError(f"{merges}: not found; {remedy}")
+    lines = merges.read_text("utf-8", errors="replace").split("\n")
+    settings, added = (
+        read_json(path, TokenFileError, remedy) if path.is_file() else {}
+        for path in (folder / "tokenizer_config.json", folder / "added_tokens.json")
+    )
+    special = {name: tokens[name] for name in BETWEEN_DOCUMENTS if name in tokens} | added
+    usual = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {
+        "added_tokens": [
+            {"id": n, "content": name, "special": True, **usual} for name, n in special.items()
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "ByteLevel",
+            "add_prefix_space": bool(settings.get("add_prefix_space")),
+            "trim_offsets": True,
+        },
+        "model": {
+            "type": "BPE",
+            "vocab": tokens,
+            "merges": [line for line in lines if line and not line.startswith("#version")],
+        },
+    }
 
 
 def from_hf_tokenizer_json(value: dict[str, Any], where: str = "tokenizer.json") -> Tokenizer:
@@ -97,6 +134,8 @@ def from_hf_tokenizer_json(value: dict[str, Any], where: str = "tokenizer.json")
     """
     try:
         theirs = HuggingFaceTokenizer.from_str(json.dumps(value))
+        theirs.no_truncation()  # as they were used last
+        theirs.no_padding()
         ours = _rebuilt(value)
         text = b"".join(map(ours.token_bytes, range(ours.vocab_size))).decode(errors="ignore")
         for token in value["added_tokens"]:

@@ -2,8 +2,9 @@
 
 `fetch` leaves a folder: manifest.json, which names the files in their order with their hashes,
 and the files in texts/. A document (a file, or what stands between separators in one) comes as one
-piece or several, cut where every tokenizer's pattern starts a new token anyway: the tokens are
-those of the whole document.
+piece or several, cut where the patterns of this project's tokenizers, and of OpenAI's, start a new
+token anyway: the tokens are those of the whole document. (A tokenizer from elsewhere, `file`, may
+have a pattern that takes such a place within a token: then a long document has a boundary there.)
 """
 
 import re

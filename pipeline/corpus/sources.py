@@ -7,6 +7,7 @@ tinystories      the GPT-4 stories of Eldan and Li 2023 (https://arxiv.org/abs/2
                  with <|endoftext|> between them
 """
 
+import fnmatch
 import os
 import re
 import shutil
@@ -134,34 +135,54 @@ def _visible(folder: Path, pattern: str) -> list[tuple[str, Path]]:
 
     Raises CorpusError where it would pass over what may hold text.
     """
-    if "**" in pattern:  # glob takes a folder that cannot be listed for an empty one
-        for _, folders, _ in os.walk(folder, onerror=_refuse):
-            folders[:] = [name for name in folders if not name.startswith(".")]
+    _refuse_gaps(folder, pattern)
     found = []
     for path in folder.glob(pattern):
         name = path.relative_to(folder).as_posix()
         if re.search(r"(^|/)\.", name) or path == OWN_FOLDER / "README.md":
             continue
-        if path.is_dir() and path.is_symlink() and "**" in pattern:
-            raise CorpusError(
-                f"corpus.path: {path} is a link to a folder, which {pattern} does not follow; "
-                "allowed: folders and files, links to files"
-            )
         if path.is_file():
             if re.search("[\ud800-\udfff]", name):  # bytes of another encoding
                 raise CorpusError(f"corpus.path: found the name {name!r}; allowed: names in UTF-8")
             if path.suffix != DVC_FILE:
                 found.append((name, path))
-            elif not path.with_suffix("").exists():
-                raise CorpusError(
-                    f"corpus.path: {path.with_suffix('')} is not here, but {path.name} is; "
-                    "`dvc pull` brings it"
-                )
         elif not path.is_dir():
             raise CorpusError(
                 f"corpus.path: {path} is a link to nothing, or no file; allowed: folders and files"
             )
     return sorted(found)
+
+
+def _refuse_gaps(folder: Path, pattern: str) -> None:
+    """Raise CorpusError where glob would pass over, in silence, some of what a pattern asks for:
+    folders that cannot be listed, those behind links under `**`, what only `dvc pull` brings."""
+    parts = PurePath(pattern).parts
+    if not parts:
+        raise ValueError("it names no file")
+    for root, folders, files in os.walk(folder, onerror=_refuse):
+        here = Path(root)
+        depth = len(here.relative_to(folder).parts)
+        deep, last = "**" in parts[: depth + 1], depth == len(parts) - 1
+        asked = "*" if deep else parts[depth]
+        visible = [name for name in folders if not name.startswith(".")]
+        folders[:] = fnmatch.filter(visible, asked) if deep or not last else []
+        for link in (here / name for name in folders):
+            if deep and link.is_symlink():
+                raise CorpusError(
+                    f"corpus.path: {link} is a link to a folder, which {pattern} does not follow; "
+                    "allowed: folders and files, links to files"
+                )
+        for note in (here / name for name in files if name.endswith(DVC_FILE)):
+            kept = note.with_suffix("")
+            if kept.name.startswith(".") or kept.exists():
+                continue
+            is_folder = re.search(r"md5: \w+\.dir\b", note.read_text("utf-8")) is not None
+            if (deep or is_folder != last) and fnmatch.fnmatch(
+                kept.name, asked if is_folder else parts[-1]
+            ):
+                raise CorpusError(
+                    f"corpus.path: {kept} is not here, but {note.name} is; `dvc pull` brings it"
+                )
 
 
 def _refuse(error: OSError) -> None:

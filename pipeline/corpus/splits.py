@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pipeline.corpus.readers import Piece
+from pipeline.corpus.tokenizers import utf8_length
 from pipeline.errors import CorpusError
 
 SPLITS = ("train", "val", "test")
@@ -28,11 +29,6 @@ class Survey:
     documents: int  # with text
     empty_documents: int
     split_of: bytes = b""  # by document: the place of its split in SPLITS, one byte for each
-
-
-def utf8_length(text: str) -> int:
-    """The text's length in UTF-8, bytes."""
-    return len(text) if text.isascii() else len(text.encode("utf-8"))
 
 
 def survey(

@@ -34,6 +34,8 @@ def read_token_lists(path: Path) -> list[Ids]:
     for place, tensor in enumerate(tensors):
         if not isinstance(tensor, torch.Tensor):
             raise CorpusError(f"{path}: [{place}]: found {type(tensor).__name__}; {_ALLOWED}")
+        if tensor.layout != torch.strided:
+            raise CorpusError(f"{path}: [{place}]: found a sparse tensor; {_ALLOWED}")
         kind = tensor.dtype
         if tensor.numel() == 0:  # torch.tensor([]) is of floats
             continue

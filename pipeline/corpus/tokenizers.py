@@ -28,6 +28,7 @@ from pipeline.errors import CorpusError, TokenFileError
 from pipeline.storage import read_json, sha256_json, write_json
 
 END_OF_TEXT = "<|endoftext|>"
+OLDER_FILES = ("vocab.json", "merges.txt")  # of Hugging Face's GPT-2s, in place of tokenizer.json
 Ids = npt.NDArray[np.int64]
 
 # tiktoken's form of the pattern in GPT-2's encoder.py: the same function, faster
@@ -138,6 +139,11 @@ class BPETokenizer(Tokenizer):
                 f"prepare.tokenizer: found {self.kind}, which cannot split the text into words: "
                 f"{error}; allowed: shorter runs of white space (it takes about a million), or byte"
             ) from None
+        if self.text_size(ids) != utf8_length(text):  # a pattern from elsewhere may do so
+            raise CorpusError(
+                f"prepare.tokenizer: found {self.kind}, whose pattern passes over some of the "
+                "text's characters; allowed: a pattern that takes every one"
+            )
         return ids.astype(np.int64)
 
 
@@ -209,6 +215,11 @@ def load(path: Path, remedy: str = "run `dvc repro prepare`") -> Tokenizer:
 def finish(content: dict[str, Any]) -> Tokenizer:
     """The tokenizer of a definition that lacks only its sha256."""
     return from_json({**content, "sha256": sha256_json(content)})
+
+
+def utf8_length(text: str) -> int:
+    """The text's length in UTF-8, bytes."""
+    return len(text) if text.isascii() else len(text.encode("utf-8"))
 
 
 def to_bytes(token: str) -> bytes:

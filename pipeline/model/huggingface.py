@@ -42,7 +42,12 @@ NANOCHAT_SOFTCAP = 15.0  # where its config.json does not say
 def hf_config(config: GPTConfig, eot_id: int) -> dict[str, Any]:
     """The value of config.json."""
     # NanoChat's embedding would give the padding's row no gradient, so there is none
-    ids = {"bos_token_id": eot_id, "eos_token_id": eot_id, "pad_token_id": None}
+    common = {
+        **{"bos_token_id": eot_id, "eos_token_id": eot_id, "pad_token_id": None},
+        "dtype": "float32",
+        # where none is stated, AutoTokenizer advises another pattern for a large vocabulary
+        "transformers_version": "5.0.0",
+    }
     if config.architecture == "gpt2":
         return {
             "architectures": ["GPT2LMHeadModel"],
@@ -58,8 +63,7 @@ def hf_config(config: GPTConfig, eot_id: int) -> dict[str, Any]:
             "embd_pdrop": config.dropout,
             "attn_pdrop": config.dropout,
             **GPT2_FIXED,
-            **ids,
-            "dtype": "float32",
+            **common,
         }
     if config.architecture == "canon":
         code = CANON_CODE[0].removesuffix(".py")
@@ -72,8 +76,7 @@ def hf_config(config: GPTConfig, eot_id: int) -> dict[str, Any]:
             },
             **{name: getattr(config, name) for name in CANON_FIELDS},
             "tie_word_embeddings": False,  # transformers 4 ties them if not told
-            **ids,
-            "dtype": "float32",
+            **common,
         }
     return {
         "architectures": ["NanoChatForCausalLM"],
@@ -89,8 +92,7 @@ def hf_config(config: GPTConfig, eot_id: int) -> dict[str, Any]:
         "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_BASE},
         "final_logit_softcapping": config.softcap or None,
         **MODERN_FIXED,
-        **ids,
-        "dtype": "float32",
+        **common,
     }
 
 

@@ -13,7 +13,7 @@ What is read:
 A config.json beside a file counts for it. Where nothing states the heads, they are 64 wide, as in
 every GPT-2. Nothing in a file is executed; the first thing that does not fit is one line that
 names it. From nanoGPT come its GELU, which is the exact one, and the 50,257 tokens of GPT-2
-without the 47 that pad its vocabulary.
+without the 47 that pad its vocabulary, but where a tokenizer comes with the weights that has all.
 """
 
 import math
@@ -45,6 +45,7 @@ from pipeline.storage import read_json
 
 TOKENIZER_FILE = "pipeline_tokenizer.json"  # this project's form, beside exported weights
 TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer.json")
+_OLDER = (*tokenizers.OLDER_FILES, "added_tokens.json", "tokenizer_config.json")
 CONFIG_FILE = "config.json"
 AS_SAVED = "allowed: as it was saved"
 HUB = "hf://"
@@ -114,6 +115,9 @@ def load_pretrained(name_or_path: str) -> Pretrained:
         raise CheckpointError(f"{path}: {error}") from None
     if tokenizer is None and not is_openais:
         tokenizer = _tokenizer_beside(path.parent)
+    if model.config.architecture == "gpt2" and model.config.vocab_size == NANOGPT_VOCAB_SIZE:
+        own = tokenizer and tokenizers.from_json(tokenizer, name_or_path).vocab_size
+        model = _without_padding(model) if own in (None, GPT2_VOCAB_SIZE) else model
     return Pretrained(model, name_or_path, path, weights_sha256(path), revision, tokenizer)
 
 
@@ -161,12 +165,16 @@ def start_from(model: GPT, pretrained: Pretrained, tokenizer: tokenizers.Tokeniz
 def _from_hub(source: str) -> Path:
     """The weights file of a hub's model in its cache; what else is read of it lies beside it."""
     repository, _, revision = source.removeprefix(HUB).partition("@")
-    others: tuple[str, ...] = (CONFIG_FILE, *TOKENIZER_FILES)
+    others: tuple[str, ...] = (CONFIG_FILE, *TOKENIZER_FILES, *_OLDER)
     if source in SIZES:
         repository, others = f"openai-community/{source}", ()
+    has_tokenizer = False
     for name in others:
+        if has_tokenizer and name in _OLDER:
+            break
         path = _hub_file(source, repository, revision, name)
         if path is not None:
+            has_tokenizer |= name in TOKENIZER_FILES
             revision = path.parent.name  # a branch may move on while its files come
             if name == CONFIG_FILE:
                 _settings_beside(path.parent)  # another kind is refused before its weights come
@@ -274,12 +282,15 @@ def _read_parts(index: Path) -> dict[str, Any]:
 
 def _tokenizer_beside(folder: Path) -> dict[str, Any] | None:
     """This project's form of the tokenizer in a folder; None where there is none."""
-    for path in (folder / name for name in TOKENIZER_FILES):
-        if path.is_file():
-            from pipeline.corpus.hf import read_tokenizer  # slow to import, and needed here only
+    there = [
+        name for name in (*TOKENIZER_FILES, *tokenizers.OLDER_FILES) if (folder / name).is_file()
+    ]
+    if not there:
+        return None
+    from pipeline.corpus.hf import read_tokenizer  # slow to import, and needed here only
 
-            return read_tokenizer(path, AS_SAVED).to_json()
-    return None
+    name = there[0] if there[0] in TOKENIZER_FILES else TOKENIZER_FILES[-1]
+    return read_tokenizer(folder / name, AS_SAVED).to_json()
 
 
 def _dict(value: Any) -> dict[str, Any]:
@@ -330,13 +341,19 @@ def build_model(tensors: Mapping[str, Any], stated: dict[str, Any]) -> GPT:
             )
     if unknown := sorted(set(state) - set(wanted)):
         raise CheckpointError(f"{unknown[0]}: unknown tensor; known: {', '.join(wanted)[:200]}, …")
-    if config.architecture == "gpt2" and config.vocab_size == NANOGPT_VOCAB_SIZE:
-        config = replace(config, vocab_size=GPT2_VOCAB_SIZE)
-        for name in ("wte.weight", "lm_head.weight"):
-            state[name] = state[name][:GPT2_VOCAB_SIZE]
     model = GPT(config)
     model.load_state_dict(state)
     return model.eval()
+
+
+def _without_padding(model: GPT) -> GPT:
+    """The model with GPT-2's tokens alone."""
+    state = model.state_dict()
+    for name in ("wte.weight", "lm_head.weight"):
+        state[name] = state[name][:GPT2_VOCAB_SIZE]
+    cut = GPT(replace(model.config, vocab_size=GPT2_VOCAB_SIZE))
+    cut.load_state_dict(state)
+    return cut.eval()
 
 
 def _config(state: dict[str, Tensor], stated: dict[str, Any]) -> GPTConfig:

@@ -10,6 +10,8 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from pipeline.storage import append_text
+
 
 @dataclass(frozen=True)
 class Row:
@@ -50,8 +52,7 @@ class History:
 
     def append_csv(self, path: Path) -> None:
         """Add the newest row to a file of to_csv, so that a run can be watched."""
-        with path.open("a", encoding="utf-8", newline="") as file:
-            file.write(_lines([astuple(self.rows[-1])]))
+        append_text(path, _lines([astuple(self.rows[-1])]))
 
 
 def _lines(rows: list[Any]) -> str:

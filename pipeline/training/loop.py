@@ -24,7 +24,7 @@ from pipeline.model.gpt import GPT
 from pipeline.model.tensor_file import plain_copy, save_tensors
 from pipeline.params import TrainParams
 from pipeline.randomness import seed_for
-from pipeline.storage import write_text
+from pipeline.storage import append_text, write_text
 from pipeline.training.checkpoint import (
     checkpoint_payload,
     load_optimizer_tensors,
@@ -416,6 +416,5 @@ def _take_sample(trainer: Trainer, hooks: Hooks, outputs: Outputs) -> None:
         return
     sample = {"step": trainer.step, "text": hooks.sample(model.eval(), trainer.step)}
     trainer.samples.append(sample)
-    with outputs.samples_txt.open("a", encoding="utf-8", newline="") as file:
-        file.write(format_samples([sample]))
+    append_text(outputs.samples_txt, format_samples([sample]))
     hooks.on_event(f"step {trainer.step}: sample {sample['text']!r}")

@@ -61,8 +61,11 @@ def can_compute(model: GPT, runtime: Runtime, size: int, gradients: bool = False
         with runtime.autocast():
             loss = model(ids, ids)[1]
         loss.backward()
-    except torch.OutOfMemoryError:
-        return False
+    except RuntimeError as error:
+        # cuBLAS and the like say it in words alone
+        if isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error):
+            return False
+        raise
     finally:
         state.clear()
         model.zero_grad(set_to_none=True)

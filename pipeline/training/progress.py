@@ -26,6 +26,7 @@ class Show:
         self.log.setLevel(logging.CRITICAL if quiet else logging.INFO)
         self.log.propagate = False
         if not quiet:
+            logging.raiseExceptions = False  # on a full disk what the run itself writes says so
             LOG.parent.mkdir(parents=True, exist_ok=True)
             handler = logging.FileHandler(LOG, mode="w", encoding="utf-8")
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
