@@ -156,7 +156,11 @@ def _against_the_commit() -> list[str]:
         return ["there is no git repository: `git init`, then `git add -A; git commit`"]
     if not git("rev-parse", "--verify", "--quiet", "HEAD", check=False):
         return ["there is no commit: `git add -A; git commit`"]
-    changed = git("status", "--porcelain", "-z", "--no-renames", "--", *paths).decode().split("\0")
+    listed = ("status", "--porcelain", "-z", "--no-renames")
+    changed = git(*listed, "--", *paths).decode().split("\0")
+    brought = [given for given in load_params().brought() if not _is_outside(given)]
+    given = [name for path in brought for name in (path, f"{path}.dvc")]
+    changed += git(*listed, "--untracked-files=no", "--", *given).decode().split("\0")
     return [f"{line[3:]}: differs from the last commit" for line in changed if line]
 
 
@@ -166,7 +170,7 @@ def _lacking_elsewhere() -> str:
 
     brought = load_params().brought()
     for given in brought:
-        if not Path(os.path.abspath(given)).is_relative_to(Path.cwd()):
+        if _is_outside(given):
             return f"{given}, outside of the project, is"
     files = []
     for path in map(Path, untracked(map(os.path.relpath, brought))):
@@ -175,6 +179,10 @@ def _lacking_elsewhere() -> str:
     if not names:
         return ""
     return f"{names[0]} and {len(names) - 1} more are" if names[1:] else f"{names[0]} is"
+
+
+def _is_outside(path: str) -> bool:
+    return not Path(os.path.abspath(path)).is_relative_to(Path.cwd())
 
 
 def _dvc_tracks(file: Path) -> bool:

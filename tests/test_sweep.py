@@ -549,8 +549,25 @@ def test_a_record_of_another_commit_is_not_shown_for_runs_of_which_none_is_done(
         ".cache/sweeps/lr.json to go back to that one"
     )
     Plan("lr", "", ["train.lr"], [Member("lr-0", settings)], 1, baseline="b" * 40).save()
-    with pytest.raises(ReportError, match=r"^dvc exp show: failed to show exp"):  # no such commit
-        record_of("lr")
+    assert record_of("lr") == LR  # no such commit is here any more
+
+
+def test_a_run_whose_experiment_is_removed_stays_in_the_record(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    head = run(finished, "git", "rev-parse", "HEAD").stdout.strip()
+    members = [Member(each["name"], {**LR["all_with"], **each["settings"]}) for each in LR["runs"]]
+    Plan("lr", LR["description"], ["train.lr"], members, 1, baseline=head).save()
+    kept = {**LR, "baseline": head}
+    (finished / "reports/sweeps/lr.json").write_text(json.dumps(kept))
+    assert record_of("lr") == kept
+    failed = {**LR["runs"][0], "state": "failed", "error": "no memory"}
+    other = {**LR["runs"][0], "settings": {"train.lr": 7.0}}
+    for changed in (failed, other):
+        record = {**kept, "runs": [changed, *LR["runs"][1:]]}
+        (finished / "reports/sweeps/lr.json").write_text(json.dumps(record))
+        assert [each["state"] for each in record_of("lr")["runs"]] == ["done", "done", "not run"]
 
 
 @pytest.mark.parametrize(

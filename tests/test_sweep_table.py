@@ -70,6 +70,11 @@ TOGETHER = make_record(
 )
 
 
+TEXTS = make_record("texts", ["corpus.path"], [("books",), ("songs",)])
+TEXTS["runs"][1]["corpus"] = {"name": "own", "sha256": "d" * 64}
+FRACTIONS = make_record("fractions", ["prepare.val_fraction"], [(0.1,), (0.2,)])
+
+
 def with_failure(record: dict[str, Any]) -> dict[str, Any]:
     record = copy.deepcopy(record)
     last = record["runs"][-1]
@@ -268,3 +273,15 @@ def test_several_sweeps_stand_below_each_other() -> None:
     assert [f"**{name}**" in section for name in ("depth", "lr", "seeds")] == [True] * 3
     assert "reports/sweeps/lr/loss.png" in section
     assert as_section([]) == NONE_YET
+
+
+@pytest.mark.parametrize("record", [TEXTS, FRACTIONS], ids=["texts", "fractions"])
+def test_scores_of_other_val_texts_are_not_compared(record: dict[str, Any]) -> None:
+    assert verdict(record) == "The runs' val texts differ, so their scores do not compare."
+    assert "*" not in as_csv(record)
+    page = as_page(record, [])
+    assert "**" not in page
+    assert verdict(record) in page
+    assert draw_sweep(record, 50).keys()
+    with pytest.raises(ReportError, match="val texts differ, so none is the best; `dvc exp apply"):
+        best_run(record)

@@ -13,7 +13,7 @@ from tiny_project import commit, run, set_params
 from pipeline.__main__ import main
 from pipeline.errors import ReportError
 from pipeline.reporting import revisions
-from pipeline.reporting.lineage import Node, find_value
+from pipeline.reporting.lineage import Node, check_path, find_value
 from pipeline.reporting.revisions import Revision, WorkingTree, resolve
 from pipeline.trace import _drawn
 
@@ -246,6 +246,23 @@ def test_names_that_git_quotes_are_hashed_as_dvc_does(
     here = WorkingTree().md5("data/own")
     assert here is not None
     assert Revision("HEAD").md5("data/own") == here
+
+
+def test_weights_that_git_ignores_are_a_part_of_the_folder_as_they_are_here(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    weights = finished / "data/init/best.pt"
+    weights.write_bytes(b"weights")
+    commit(finished)
+    then = WorkingTree().md5("data/init")
+    assert then is not None
+    assert Revision("HEAD").md5("data/init") != then  # git has its README.md alone
+    assert check_path(Revision("HEAD"), "data/init", then) == ""
+    weights.write_bytes(b"others")
+    now = WorkingTree().md5("data/init")
+    problem = f"md5 is {now}, dvc.lock has {then}"
+    assert check_path(Revision("HEAD"), "data/init", then) == problem
 
 
 def test_what_dvc_add_keeps_is_part_of_a_commits_folder(

@@ -198,6 +198,27 @@ def test_a_rerun_in_a_clone_gives_identical_bytes(finished: Path) -> None:
     assert "note: data/own/words.txt is in neither git nor DVC: another clone" in done.stdout
 
 
+def test_a_text_that_is_not_as_committed_is_named(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    (finished / "data/own/book.txt").write_text("a book")
+    run(finished, "dvc", "add", "-q", "data/own/book.txt")
+    (finished / "data/own/untracked.txt").write_text("a note tells of it")
+    run(
+        finished, "git", "add", "data/own/book.txt.dvc", "data/own/.gitignore", "data/own/words.txt"
+    )
+    run(finished, "git", "commit", "-q", "-m", "A book")
+    assert _against_the_commit() == []
+    for name, change in (
+        ("words.txt", "data/own/words.txt"),
+        ("book.txt", "data/own/book.txt.dvc"),
+    ):
+        (finished / "data/own" / name).write_text("another")
+        run(finished, "dvc", "add", "-q", "data/own/book.txt")
+        assert f"{change}: differs from the last commit" in _against_the_commit()
+
+
 def test_a_clone_has_a_text_by_the_byte_and_no_file_managers_notes(
     finished: Path, tmp_path: Path
 ) -> None:

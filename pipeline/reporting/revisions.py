@@ -73,9 +73,13 @@ class WorkingTree:
         """The DVC hash of a file or folder as it is now, None where it is missing."""
         target = Path(path)
         if target.is_dir():
-            files = [file for file in target.rglob("*") if file.is_file() and not ignored(file)]
-            return folder_md5({f.relative_to(target).as_posix(): _file_md5(f) for f in files})
+            return folder_md5({name: _file_md5(target / name) for name in self.names(path)})
         return _file_md5(target) if target.is_file() else None
+
+    def names(self, path: str) -> list[str]:
+        """The files of a folder, by their paths in it."""
+        found = (file for file in Path(path).rglob("*") if file.is_file() and not ignored(file))
+        return [file.relative_to(path).as_posix() for file in found]
 
 
 class Revision:
@@ -98,8 +102,11 @@ class Revision:
         except self._missing:
             return None
 
-    def md5(self, path: str) -> str | None:
-        """The DVC hash of a file's or folder's content, None where any of it is missing."""
+    def md5(self, path: str, beside: bool = False) -> str | None:
+        """The DVC hash of a file's or folder's content, None where any of it is missing.
+
+        beside: with the folder's files that are on disk alone, of one's own.
+        """
         top = self._folder + path
         if not self._files.exists(top):
             # a text of the user's own that neither git nor DVC holds: as it is on disk
@@ -111,6 +118,9 @@ class Revision:
             files = {str(PurePosixPath(n).relative_to(top)): self._file_md5(n) for n in names}
         except self._missing:
             return None
+        if beside:
+            here = WorkingTree().names(path)
+            files |= {name: _file_md5(Path(path, name)) for name in here if name not in files}
         return folder_md5(files) if files else None
 
     def _file_md5(self, path: str) -> str:

@@ -19,7 +19,16 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from pipeline.reporting.grounds import Ground, on_both_grounds
 from pipeline.reporting.markdown import count
 from pipeline.reporting.plots import shortened
-from pipeline.reporting.sweep_record import SEED, Record, Run, finished, groups, score, shown
+from pipeline.reporting.sweep_record import (
+    SEED,
+    Record,
+    Run,
+    compares,
+    finished,
+    groups,
+    score,
+    shown,
+)
 
 SCORE = "bits per byte of val"
 MOST_LABELS = 12  # curves that a legend can name
@@ -63,7 +72,8 @@ def _loss(c: Ground, record: Record) -> Figure:
     found = groups(record)
     for place, (settings, same) in enumerate(found):
         parts = [_label(settings), count(len(same), "seed") if len(same) > 1 else ""]
-        best = " (best)" if place == 0 and len(found) > 1 else ""
+        is_best = place == 0 and compares(record)
+        best = " (best)" if is_best and len(found) > 1 else ""
         label = shortened(", ".join(filter(None, parts)), LONGEST_LABEL) + best
         for run in same:  # seeds of one setting in one color
             steps, tokens, losses = zip(*run["curve"], strict=True)
@@ -72,9 +82,9 @@ def _loss(c: Ground, record: Record) -> Figure:
                 losses,
                 "o-",
                 color=c.shade(place / max(len(found) - 1, 1)),
-                linewidth=2.6 if place == 0 else 1.4,
-                markersize=5 if place == 0 else 3,
-                zorder=3 if place == 0 else 2,
+                linewidth=2.6 if is_best else 1.4,
+                markersize=5 if is_best else 3,
+                zorder=3 if is_best else 2,
                 label=label if run is same[0] else None,
             )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))

@@ -15,6 +15,13 @@ from pipeline.paths import SWEEPS
 from pipeline.storage import read_json
 
 SEED = "train.seed"
+VAL_TEXT = (  # settings by which val is another text, of one corpus too
+    "corpus.text_field",
+    "corpus.errors",
+    "prepare.split_by",
+    "prepare.val_fraction",
+    "prepare.test_fraction",
+)
 KEYS = {"sweep", "description", "baseline", "all_with", "varied", "runs"}  # of a record
 Record = dict[str, Any]
 Run = dict[str, Any]
@@ -59,11 +66,27 @@ def groups(record: Record) -> list[Group]:
     return sorted(by_settings.values(), key=lambda group: mean(map(score, group[1])))
 
 
+def compares(record: Record) -> bool:
+    """Whether all finished runs were scored on one and the same val text."""
+    texts = {run["corpus"]["sha256"] for run in finished(record) if "corpus" in run}
+    return len(texts) < 2 and not set(VAL_TEXT).intersection(record["varied"])
+
+
+def best_name(record: Record) -> str | None:
+    """The best run's name; None where none is done, or they do not compare."""
+    return best_run(record)["name"] if finished(record) and compares(record) else None
+
+
 def best_run(record: Record) -> Run:
-    """The best run of the best group; raises ReportError where none is done."""
+    """The best run of the best group; raises ReportError where there is none."""
     found = groups(record)
     if not found:
         raise ReportError(f"sweep {record['sweep']}: no run of it is done")
+    if not compares(record):
+        raise ReportError(
+            f"sweep {record['sweep']}: its runs' val texts differ, so none is the best; "
+            "`dvc exp apply NAME` takes over one of them"
+        )
     return min(found[0][1], key=score)
 
 

@@ -15,7 +15,8 @@ from pipeline.reporting.sweep_record import (
     Group,
     Record,
     Run,
-    best_run,
+    best_name,
+    compares,
     finished,
     groups,
     score,
@@ -36,7 +37,7 @@ NONE_YET = "No sweep has been recorded yet: `make sweep` runs one."
 
 def as_csv(record: Record) -> str:
     """Every run with every number in full; empty where a run has none."""
-    best = best_run(record)["name"] if finished(record) else None
+    best = best_name(record)
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     scores = [f"{split}.{name}" for split in ("val", "test") for name in SCORES]
@@ -104,7 +105,7 @@ def as_section(records: Sequence[Record], reports: str = "reports/") -> str:
 
 def runs_table(record: Record, full: bool) -> str:
     """A row for each run, the best in bold; `full` adds losses, time and name."""
-    best = best_run(record)["name"] if finished(record) else None
+    best = best_name(record)
     heads = list(map(code, short_names(record["varied"])))
     heads += ["val bits per byte", "test bits per byte", "test perplexity"]
     heads += ["val loss", "test loss"] if full else []
@@ -147,7 +148,7 @@ def groups_table(record: Record) -> str:
             values = [run["test"][name] for run in runs if "test" in run]
             row.append(spread(values, digits) if values else "")
         row += [_range([run[name] for run in runs]) for name in ("parameters", "tokens")]
-        rows.append(_bold(row) if place == 0 else row)
+        rows.append(_bold(row) if place == 0 and compares(record) else row)
     for run in record["runs"]:
         if run["state"] != "done":
             row = [*(_cell(run["settings"][key]) for key in keys)]
@@ -192,6 +193,8 @@ def verdict(record: Record) -> str:
     found = groups(record)
     if not found:
         return "No run is done."
+    if not compares(record):
+        return "The runs' val texts differ, so their scores do not compare."
     return " ".join([_comparison(found), *_edges(found)])
 
 

@@ -21,14 +21,18 @@ from pipeline.sweeps.plan import PLANS, Member, Plan, load_plan
 def record_of(name: str) -> Record:
     """A sweep's record from DVC's experiments, or the one on disk where they are not here.
 
-    Raises ReportError where that one is of another commit than the runs, of which none is done.
+    A run that DVC has no more stays as the one on disk has it. Raises ReportError where that one is
+    of another commit than the runs, of which none is done.
     """
     record = _taken(name)
     if record is None:
         return read_record(name)
-    if finished(record) or name not in recorded():
+    if name not in recorded():
         return record
     kept = read_record(name)
+    record = _with_removed(record, kept)
+    if finished(record):
+        return record
     if kept["baseline"] != record["baseline"]:
         errors = [f" ({run['name']}: {run['error']})" for run in record["runs"] if "error" in run]
         then, now = kept["baseline"][:10], record["baseline"][:10]
@@ -40,10 +44,37 @@ def record_of(name: str) -> Record:
     return kept
 
 
+def _with_removed(record: Record, kept: Record) -> Record:
+    """The record, with what an older one of the same commit and settings has of runs that are
+    gone: `dvc exp remove` takes no result back."""
+    if record["baseline"] != kept["baseline"]:
+        return record
+    before = {run["name"]: run for run in finished(kept)}
+    runs = []
+    for run in record["runs"]:
+        old = before.get(run["name"])
+        if run["state"] == "not run" and old is not None:
+            settings, then = (
+                {**r["all_with"], **s["settings"]} for r, s in ((record, run), (kept, old))
+            )
+            run = {**old, "settings": run["settings"]} if settings == then else run
+        runs.append(run)
+    return {**record, "runs": _ordered(runs)}
+
+
+def _ordered(runs: list[Run]) -> list[Run]:
+    """The best first, then those that are not done in the sweep's order."""
+    rest = [run for run in runs if run["state"] != "done"]
+    return sorted((run for run in runs if run["state"] == "done"), key=score) + rest
+
+
 def _taken(name: str) -> Record | None:
-    """What DVC's records say of the sweep now; None where it did not run in this repository."""
+    """What DVC's records say of the sweep now; None where it did not run in this repository, or
+    from a commit that is gone."""
     plan = load_plan(name)
-    return None if plan is None else take_record(plan)
+    if plan is None or not git("cat-file", "-t", plan.baseline, check=False):
+        return None
+    return take_record(plan)
 
 
 def take_record(plan: Plan) -> Record:
@@ -53,16 +84,14 @@ def take_record(plan: Plan) -> Record:
     own = plan.members[0].settings
     changing = [key for key in plan.varied if any(r["settings"][key] != own[key] for r in runs)]
     runs = [{**run, "settings": {key: run["settings"][key] for key in changing}} for run in runs]
-    record = {
+    return {
         "sweep": plan.name,
         "description": plan.description,
         "baseline": plan.baseline,
         "all_with": {key: value for key, value in own.items() if key not in changing},
         "varied": changing,
-        "runs": runs,
+        "runs": _ordered(runs),
     }
-    rest = [run for run in runs if run["state"] != "done"]  # in the sweep's order
-    return {**record, "runs": sorted(finished(record), key=score) + rest}
 
 
 def _run(plan: Plan, member: Member, found: Experiment | None) -> Run:
