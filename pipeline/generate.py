@@ -176,7 +176,7 @@ def _read_prompt(file: Path) -> str:
     """The text of a file, or of standard input; raises UserError."""
     try:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        return data.decode("utf-8-sig")  # a mark at its beginning is no text
+        return data.decode("utf-8").removeprefix("\ufeff")  # a mark, and no text
     except UnicodeDecodeError as error:
         raise UserError(f"--prompt-file: {file}: not UTF-8 at byte {error.start}") from None
     except OSError as error:

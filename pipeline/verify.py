@@ -159,8 +159,10 @@ def _against_the_commit() -> list[str]:
     listed = ("status", "--porcelain", "-z", "--no-renames")
     changed = git(*listed, "--", *paths).decode().split("\0")
     brought = [given for given in load_params().brought() if not _is_outside(given)]
-    given = [name for path in brought for name in (path, f"{path}.dvc")]
-    changed += git(*listed, "--untracked-files=no", "--", *given).decode().split("\0")
+    given = [Path(os.path.relpath(path)) for path in brought]
+    notes = [f"{each}.dvc" for path in given for each in (path, *path.parents[:-1])]
+    held = git(*listed, "--untracked-files=no", "--", *map(str, given), *notes)
+    changed += held.decode().split("\0")
     return [f"{line[3:]}: differs from the last commit" for line in changed if line]
 
 

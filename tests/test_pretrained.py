@@ -180,6 +180,11 @@ def test_a_folder_of_hugging_face_is_read_with_its_own_tokenizer(tmp_path: Path)
     (tmp_path / "tokenizer.json").write_text('{"model": {"type": "WordPiece"}}')
     with pytest.raises(TokenFileError, match="found a tokenizer that this project has no form of"):
         load_pretrained(str(tmp_path))
+    (tmp_path / "tokenizer.json").rename(tmp_path / "vocab.json")  # anything's
+    assert load_pretrained(str(tmp_path)).tokenizer is None
+    (tmp_path / "vocab.json").rename(tmp_path / "merges.txt")
+    with pytest.raises(TokenFileError, match=r"vocab\.json: not found; allowed: as it was saved"):
+        load_pretrained(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "old.bin"])

@@ -104,22 +104,34 @@ def test_a_link_to_a_folder_is_not_passed_over_silently(tmp_path: Path) -> None:
 FOLDERS = {  # pattern: what of a, b/ and c.txt it asks for
     "**/*": {"b", "b/a.txt", "c.txt"},
     "**/*.txt": {"b", "b/a.txt", "c.txt"},
-    "*/*.txt": {"b", "b/a.txt"},
+    "*/*.txt": {"b", "b/a.txt", "l/a.txt"},
     "b/*.txt": {"b", "b/a.txt"},
     "x*/*.txt": set(),
     "*.txt": {"c.txt"},
     "**/*.jsonl": {"b"},
+    "**/b/*.txt": {"b", "b/a.txt"},
+    "l/*.txt": {"l/a.txt"},
+    "*/*": {"b", "b/a.txt", "l/a.txt"},
 }
 
 
 @pytest.mark.parametrize("pattern", FOLDERS)
-@pytest.mark.parametrize("missing", ["b", "b/a.txt", "c.txt"])
+@pytest.mark.parametrize("missing", ["b", "b/a.txt", "c.txt", "l/a.txt"])
 def test_what_dvc_alone_holds_is_missed_where_the_pattern_asks_for_it(
     tmp_path: Path, pattern: str, missing: str
 ) -> None:
-    for name in ("x1/here.txt", "here.txt", "here.jsonl", "b2/here.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("x1/here.txt", "here.txt", "here.jsonl", "b2/here.txt", "x/b/here.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text("text")
+    if "**" not in pattern:  # which a link does not go with
+        (tmp_path.parent / f"{tmp_path.name}-linked").mkdir()
+        (tmp_path / "l").symlink_to(tmp_path.parent / f"{tmp_path.name}-linked")
+        (tmp_path / "l/here.txt").write_text("text")
+    elif missing == "l/a.txt":
+        return
+    if pattern.endswith(".txt"):  # which these are not for
+        (tmp_path / "film.dvc").write_bytes(b"\xff of another program")
+        (tmp_path / "gone.dvc").symlink_to("nowhere")
     if missing != "b":
         (tmp_path / "b").mkdir()
         (tmp_path / "b/here.txt").write_text("text")

@@ -225,7 +225,7 @@ def test_the_page_is_checked_against_the_records_and_drawn_again_from_them_alone
 
 
 @pytest.mark.slow
-def test_a_record_that_the_experiments_do_not_bear_out_is_named(
+def test_a_record_that_the_experiments_do_not_bear_out_is_named_and_written_anew(
     swept: tuple[Path, str], tmp_path: Path
 ) -> None:
     project = Path(shutil.copytree(swept[0], tmp_path / "project", symlinks=True))
@@ -243,6 +243,12 @@ def test_a_record_that_the_experiments_do_not_bear_out_is_named(
         f"reports/sweeps/rate.json: {first['name']}: not what DVC's experiments say; "
     )
     assert not any(run["name"] in wrong.stderr for run in others)
+    path.write_text("<<<<<<< HEAD")
+    run(project, *SWEEP, "table", "rate")
+    assert json.loads(path.read_text()) == record
+    run(project, "dvc", "exp", "remove", "-q", record["runs"][0]["name"])
+    run(project, *SWEEP, "table", "rate")
+    assert json.loads(path.read_text()) == record
 
 
 @pytest.mark.slow

@@ -159,13 +159,16 @@ def _refuse_gaps(folder: Path, pattern: str) -> None:
     parts = PurePath(pattern).parts
     if not parts:
         raise ValueError("it names no file")
-    for root, folders, files in os.walk(folder, onerror=_refuse):
+    below = parts[len(parts) - parts[::-1].index("**") :] if "**" in parts else parts
+    asked_file = "/".join(below) or "*"
+    # glob follows links but under `**`, where they are refused before they are entered
+    for root, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         here = Path(root)
         depth = len(here.relative_to(folder).parts)
         deep, last = "**" in parts[: depth + 1], depth == len(parts) - 1
-        asked = "*" if deep else parts[depth]
+        asked_folder = "*" if deep else parts[depth]
         visible = [name for name in folders if not name.startswith(".")]
-        folders[:] = fnmatch.filter(visible, asked) if deep or not last else []
+        folders[:] = fnmatch.filter(visible, asked_folder) if deep or not last else []
         for link in (here / name for name in folders):
             if deep and link.is_symlink():
                 raise CorpusError(
@@ -174,12 +177,14 @@ def _refuse_gaps(folder: Path, pattern: str) -> None:
                 )
         for note in (here / name for name in files if name.endswith(DVC_FILE)):
             kept = note.with_suffix("")
-            if kept.name.startswith(".") or kept.exists():
+            if kept.name.startswith(".") or kept.exists() or not note.is_file():
                 continue
-            is_folder = re.search(r"md5: \w+\.dir\b", note.read_text("utf-8")) is not None
-            if (deep or is_folder != last) and fnmatch.fnmatch(
-                kept.name, asked if is_folder else parts[-1]
-            ):
+            is_folder = re.search(rb"md5: \w+\.dir\b", note.read_bytes()) is not None
+            if is_folder:
+                asked = fnmatch.fnmatch(kept.name, asked_folder) and (deep or not last)
+            else:
+                asked = kept.relative_to(folder).match(asked_file) and (deep or last)
+            if asked:
                 raise CorpusError(
                     f"corpus.path: {kept} is not here, but {note.name} is; `dvc pull` brings it"
                 )

@@ -124,6 +124,8 @@ class BPETokenizer(Tokenizer):
                 ranks.setdefault(to_bytes(first) + to_bytes(second), len(ranks))
             table = list(ranks)
         super().__init__(definition, table)
+        own = definition["pattern"] in (GPT2_PATTERN, GPT4_PATTERN)
+        self._is_foreign = self.kind == "bpe" and not own  # its pattern may take no notice of some
         self._encoding = tiktoken.Encoding(
             definition["kind"],
             pat_str=faster(definition["pattern"]),
@@ -139,7 +141,7 @@ class BPETokenizer(Tokenizer):
                 f"prepare.tokenizer: found {self.kind}, which cannot split the text into words: "
                 f"{error}; allowed: shorter runs of white space (it takes about a million), or byte"
             ) from None
-        if self.text_size(ids) != utf8_length(text):  # a pattern from elsewhere may do so
+        if self._is_foreign and self.text_size(ids) != utf8_length(text):
             raise CorpusError(
                 f"prepare.tokenizer: found {self.kind}, whose pattern passes over some of the "
                 "text's characters; allowed: a pattern that takes every one"

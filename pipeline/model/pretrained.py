@@ -282,14 +282,13 @@ def _read_parts(index: Path) -> dict[str, Any]:
 
 def _tokenizer_beside(folder: Path) -> dict[str, Any] | None:
     """This project's form of the tokenizer in a folder; None where there is none."""
-    there = [
-        name for name in (*TOKENIZER_FILES, *tokenizers.OLDER_FILES) if (folder / name).is_file()
-    ]
+    _, merges = tokenizers.OLDER_FILES  # vocab.json alone may be of anything
+    there = [name for name in (*TOKENIZER_FILES, merges) if (folder / name).is_file()]
     if not there:
         return None
     from pipeline.corpus.hf import read_tokenizer  # slow to import, and needed here only
 
-    name = there[0] if there[0] in TOKENIZER_FILES else TOKENIZER_FILES[-1]
+    name = TOKENIZER_FILES[-1] if there[0] == merges else there[0]
     return read_tokenizer(folder / name, AS_SAVED).to_json()
 
 

@@ -65,11 +65,12 @@ class Node:
 def check_path(tree: Tree, path: str, locked: str) -> str:
     """What is wrong with a file or folder that dvc.lock records, or ''."""
     actual = tree.md5(path)
-    if actual != locked and isinstance(tree, Revision):  # as with weights, which git ignores
-        actual = tree.md5(path, beside=True)
     if actual is None:
         return f"missing or damaged, dvc.lock has md5 {locked}"
     if actual != locked:
+        # as with weights, which git ignores
+        if isinstance(tree, Revision) and tree.md5(path, beside=True) == locked:
+            return ""
         return f"md5 is {actual}, dvc.lock has {locked}"
     return ""
 

@@ -50,7 +50,8 @@ def draw_sweep(record: Record, dpi: int) -> dict[str, bytes]:
 
     def draw(c: Ground) -> dict[str, Figure]:
         figures = {"loss": _loss(c, record)}
-        if keys and _is_grid(record, keys):  # else a panel would show what goes with its setting
+        # else a panel would show what goes with its setting
+        if keys and _is_grid(record, keys) and compares(record):
             figures["params"] = _params(c, record, keys)
             if len(keys) == 2:
                 figures["heatmap"] = _heatmap(record, *keys)

@@ -68,8 +68,11 @@ def groups(record: Record) -> list[Group]:
 
 def compares(record: Record) -> bool:
     """Whether all finished runs were scored on one and the same val text."""
-    texts = {run["corpus"]["sha256"] for run in finished(record) if "corpus" in run}
-    return len(texts) < 2 and not set(VAL_TEXT).intersection(record["varied"])
+    texts = {
+        (run.get("corpus", {}).get("sha256"), *(run["settings"].get(key) for key in VAL_TEXT))
+        for run in finished(record)
+    }
+    return len(texts) < 2
 
 
 def best_name(record: Record) -> str | None:
