@@ -445,6 +445,23 @@ def test_what_is_compiled_may_be_stopped_and_cut_short(tmp_path: Path) -> None:
     assert train(project).returncode == 0
     assert hashes(project) == whole
 
+    trial = tmp_path / "trial" / "g++"  # by which the compiler asks for the processor's vectors
+    trial.parent.mkdir()
+    trial.write_text(
+        "#!/bin/sh\n"
+        'for file; do case $file in *.cpp) grep -q avx_chk_kernel "$file" && exit 1; esac; done\n'
+        'exec g++ "$@"\n'
+    )
+    trial.chmod(0o755)
+    clear(project)
+    shutil.rmtree(project / ".cache/compiled")
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "train"], cwd=project, capture_output=True, text=True,
+        env=environment(CXX=str(trial)),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert hashes(project) == whole
+
     failing = tmp_path / "g++"
     failing.write_text("#!/bin/sh\n[ $1 = --version ] && exec g++ --version\nexit 1\n")
     failing.chmod(0o755)

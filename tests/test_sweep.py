@@ -231,11 +231,11 @@ def test_a_record_that_the_experiments_do_not_bear_out_is_named_and_written_anew
     project = Path(shutil.copytree(swept[0], tmp_path / "project", symlinks=True))
     path = project / "reports/sweeps/rate.json"
     record = json.loads(path.read_text())
-    first, *others = record["runs"]
+    first, *others = copy.deepcopy(record["runs"])
     first["test"]["bits_per_byte"] /= 2
     invented = {**others[0], "name": "rate-better", "val": {**others[0]["val"], "loss": 1.0}}
     shared = {**record["all_with"], "train.max_steps": 4000}
-    altered = {**record, "all_with": shared, "runs": [*record["runs"], invented]}
+    altered = {**record, "all_with": shared, "runs": [first, *others, invented]}
     path.write_text(json.dumps(altered, indent=2))
     wrong = run(project, *SWEEP, "table", "--check", check=False)
     assert wrong.stderr.startswith(

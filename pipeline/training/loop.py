@@ -294,7 +294,7 @@ class Trainer:
 
 
 class Interrupted(Exception):  # noqa: N818 - a request, no error
-    """The run was asked to stop, and its state is saved."""
+    """The run was asked to stop, and has; its words say where the next one begins."""
 
 
 def fit(
@@ -320,8 +320,13 @@ def fit(
     if trainer.pretrained and trainer.step == 0:
         _look_at_val(trainer, hooks, outputs)
         trainer.initial_loss = trainer.val_loss
+    first = trainer.step + 1
     while not trainer.stopped:
         trainer.train_step()
+        if trainer.step == first and trainer.runtime.compile:
+            (stop,) = ranks.any(hooks.stop_requested())
+            if stop:  # a compiler that the signal reached too may have passed for one without AVX
+                raise Interrupted("it compiled and is not kept: the same command begins with it")
         last = trainer.step == params.max_steps
         logged = trainer.step % params.log_interval == 0 or last
         if last:
@@ -357,7 +362,7 @@ def fit(
             if save_interval == "auto":
                 interval = max(SAVE_INTERVAL, (saved - began) / SAVE_SHARE)
             if stop:
-                raise Interrupted
+                raise Interrupted("its state is saved: the same command goes on there")
     _save_checkpoint(trainer, outputs.checkpoints / "last.pt", with_optimizer=True)
     ranks.wait()
 

@@ -95,10 +95,8 @@ def run(params: Params, ranks: Ranks, threads: int) -> None:
     try:
         with show:
             fit(trainer, hooks, outputs, resume, params.log.save_interval)
-    except Interrupted:
-        show.line(
-            f"stopped at step {trainer.step}; its state is saved: the same command goes on there"
-        )
+    except Interrupted as stopped:
+        show.line(f"stopped at step {trainer.step}; {stopped}")
         raise typer.Exit(130) from None
     except Exception as error:
         if isinstance(error, UserError) or not stopping:

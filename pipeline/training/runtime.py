@@ -56,8 +56,13 @@ _NUMERIC_VARIABLES = (
 )
 # one and the same weights on Intel and AMD processors with AVX2; MKL's own AVX2 mode differs
 _PORTABLE = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "AVX2"}
-# without the first cuBLAS is refused; without the second compiled kernels are chosen by their times
-_REPRODUCIBLE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TORCHINDUCTOR_DETERMINISTIC": "1"}
+# without the first cuBLAS is refused; without the second compiled kernels are chosen by their
+# times, and without the third by a trial compilation: one that was stopped says "no AVX"
+_REPRODUCIBLE = {
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "TORCHINDUCTOR_DETERMINISTIC": "1",
+    "TORCHINDUCTOR_VEC_ISA_OK": "1",
+}
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile")
 
 # glibc's mallopt: keep large blocks instead of giving them back and faulting them in each step

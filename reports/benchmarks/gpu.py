@@ -66,7 +66,8 @@ TINY: Settings = {
     "model.n_head": 2,
     "model.n_embd": 16,
     "model.block_size": 16,
-    "train.max_steps": 12,
+    "train.max_steps": 60,
+    "train.eval_interval": 60,
     "train.device": "cpu",
     "train.threads": 1,
 }
@@ -166,8 +167,8 @@ class Bench:
 
     def often_looking(self, seed: int) -> Settings:
         """Settings of a run whose best checkpoint is what counts."""
-        steps = {"train.max_steps": 12 if self.rehearsed else 500}
-        looks = {"train.eval_interval": 6 if self.rehearsed else 25, "train.eval_batches": 0}
+        steps = {"train.max_steps": 60 if self.rehearsed else 500}
+        looks = {"train.eval_interval": 30 if self.rehearsed else 25, "train.eval_batches": 0}
         return {**REGULARISED, **steps, **looks, "train.seed": seed}
 
     def twice(self) -> Found:
@@ -181,23 +182,24 @@ class Bench:
         return {"runs": runs, "equal": equal}
 
     def killed(self) -> Found:
-        """A run killed where it stands after each of two saves, and one that is let alone."""
+        """A run killed after a third and two thirds of its steps, and one that is let alone."""
         alone = self.train(self.project("alone", **MODERN, **self.short()))
-        often = {"log.save_interval": 0.001 if self.rehearsed else 2}
+        often = {"log.save_interval": 0.001 if self.rehearsed else 1}
         project = self.project("killed", **MODERN, **self.short(), **often)
-        kills = 0
-        for _ in range(2):
-            before = {path.name for path in project.glob(".cache/train/*/*")}
+        kills = []  # steps of the newest state when the process was killed
+        for share in (1 / 3, 2 / 3):
             process = subprocess.Popen(**_stage(project, "train"))
             while process.poll() is None:
-                states = {path.name for path in project.glob(".cache/train/*/*")}
-                if any(not name.startswith(".") for name in states - before):
-                    process.send_signal(signal.SIGKILL)
-                    kills += process.wait() == -signal.SIGKILL
+                saved = project.glob(".cache/train/*/state-*.json")
+                step = max((int(path.stem.split("-")[1]) for path in saved), default=0)
+                if step >= share * alone["steps"]:
+                    process.kill()
+                    if process.wait() == -signal.SIGKILL:
+                        kills.append(step)
                 time.sleep(0.01)
         resumed = self.train(project)
         equal = resumed["sha256"] == alone["sha256"]
-        _tell("killed", {"kills": kills, "equal": equal})
+        _tell("killed", {"kills": len(kills), "equal": equal})
         return {"alone": alone, "resumed": resumed, "kills": kills, "equal": equal}
 
     def precision(self) -> Found:
