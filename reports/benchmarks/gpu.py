@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RECORD = Path(__file__).with_name("gpu.json")
 LAST = 100  # steps whose mean loss counts
 SEEDS = (1, 2, 3)
-# 1,245 steps of 8,192 tokens: 10.2M, of which the longer context makes fewer sequences
+# 1,245 steps of 8,192 tokens: 10.2M
 GPT2_SIZE: Settings = {
     "corpus.name": "tinyshakespeare",
     "prepare.tokenizer": "gpt2",
