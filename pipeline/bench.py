@@ -250,6 +250,53 @@ def _child(module: str, arguments: list[str], asked: dict[str, Any] | None) -> d
     return found
 
 
+def make_tokens(project: Path, tokenizer: str, text: Path | None) -> None:
+    """tinyshakespeare by `fetch` and `prepare`: the last tenth is val, as in nanoGPT.
+
+    project: a new folder, which gets params.yaml and data/tokens; text: the corpus, fetched where
+    it is None. Called from the repository's top folder. Raises BenchmarkError where a stage fails.
+    """
+    from ruamel.yaml import YAML
+
+    own = "data/own"
+    (project / own).mkdir(parents=True)
+    if text is not None:
+        shutil.copy(text, project / own)
+    settings = merged(
+        load_params().model_dump(),
+        {
+            "corpus": {
+                "name": "tinyshakespeare",
+                "path": own,
+                "pattern": "**/*",
+                "errors": "strict",
+            },
+            "prepare": {
+                "tokenizer": tokenizer,
+                "format": "bin",
+                "split_by": "stream",
+                "val_fraction": 0.1,
+                "test_fraction": 0.0,
+            },
+        },
+    )
+    with (project / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(settings, file)
+    paths = [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
+    # DVC_ROOT: the project's own cache has the tokenizers that were fetched once
+    code = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "DVC_ROOT": str(Path.cwd())}
+    for stage in ("fetch", "prepare"):
+        run = subprocess.run(
+            [sys.executable, "-m", "pipeline", stage],
+            cwd=project,
+            env={**environment(), **code},
+            capture_output=True,
+            text=True,
+        )
+        if run.returncode:
+            raise BenchmarkError(f"{stage}: {run.stderr.strip()}")
+
+
 @dataclass
 class _Work:
     """The workloads, on tokens that are made once, in a folder that is removed at the end."""
@@ -264,53 +311,13 @@ class _Work:
     corpus_sha256: str = ""
 
     def tokens(self, tokenizer: str) -> Path:
-        """tinyshakespeare by `fetch` and `prepare`: the last tenth is val, as in nanoGPT."""
-        from ruamel.yaml import YAML
-
         from pipeline.corpus.token_file import read_meta
 
         project = self.folder / tokenizer
         data = project / "data" / "tokens"
-        if data.is_dir():
-            return data
-        own = "data/own"
-        (project / own).mkdir(parents=True)
-        if self.text is not None:
-            shutil.copy(self.text, project / own)
-        settings = merged(
-            load_params().model_dump(),
-            {
-                "corpus": {
-                    "name": "tinyshakespeare",
-                    "path": own,
-                    "pattern": "**/*",
-                    "errors": "strict",
-                },
-                "prepare": {
-                    "tokenizer": tokenizer,
-                    "format": "bin",
-                    "split_by": "stream",
-                    "val_fraction": 0.1,
-                    "test_fraction": 0.0,
-                },
-            },
-        )
-        with (project / "params.yaml").open("w", encoding="utf-8") as file:
-            YAML().dump(settings, file)
-        paths = [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
-        # DVC_ROOT: the project's own cache has the tokenizers that were fetched once
-        code = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "DVC_ROOT": str(Path.cwd())}
-        for stage in ("fetch", "prepare"):
-            run = subprocess.run(
-                [sys.executable, "-m", "pipeline", stage],
-                cwd=project,
-                env={**environment(), **code},
-                capture_output=True,
-                text=True,
-            )
-            if run.returncode:
-                raise BenchmarkError(f"{stage}: {run.stderr.strip()}")
-        self.corpus_sha256 = read_meta(data)["corpus"]["sha256"]
+        if not data.is_dir():
+            make_tokens(project, tokenizer, self.text)
+            self.corpus_sha256 = read_meta(data)["corpus"]["sha256"]
         return data
 
     def ours(

@@ -12,7 +12,6 @@ after each part. From the repository root:
 
 import argparse
 import csv
-import hashlib
 import json
 import os
 import shutil
@@ -31,9 +30,12 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from pipeline.bench import make_tokens
 from pipeline.benchmarking import peer
 from pipeline.corpus.token_file import read_meta
 from pipeline.processes import environment
+from pipeline.reporting.revisions import git
+from pipeline.storage import sha256_file
 
 Settings = dict[str, Any]  # {"section.key": value}
 Found = dict[str, Any]
@@ -44,11 +46,6 @@ LAST = 100  # steps whose mean loss counts
 SEEDS = (1, 2, 3)
 # 1,245 steps of 8,192 tokens: 10.2M
 GPT2_SIZE: Settings = {
-    "corpus.name": "tinyshakespeare",
-    "prepare.tokenizer": "gpt2",
-    "prepare.split_by": "stream",
-    "prepare.val_fraction": 0.1,
-    "prepare.test_fraction": 0.0,
     "model.size": "gpt2",
     "model.block_size": 1024,
     "train.micro_batch_size": 8,
@@ -60,7 +57,6 @@ GPT2_SIZE: Settings = {
 }
 TINY: Settings = {
     **GPT2_SIZE,
-    "prepare.tokenizer": "byte",
     "model.size": "custom",
     "model.n_layer": 1,
     "model.n_head": 2,
@@ -97,40 +93,32 @@ class Bench:
 
     def project(self, name: str, **changes: Any) -> Path:
         """A folder with the tokens, made once, and params.yaml with these changes."""
-        folder = self.folder / name
+        tokens, folder = self.folder / "tokens", self.folder / name
+        if not tokens.is_dir():
+            make_tokens(tokens, "byte" if self.rehearsed else "gpt2", self.text)
         (folder / "data").mkdir(parents=True)
-        if name != "tokens":
-            tokens = self.folder / "tokens"
-            if not tokens.is_dir():
-                self.project("tokens")
-            (folder / "data" / "tokens").symlink_to(tokens / "data" / "tokens")
+        (folder / "data" / "tokens").symlink_to(tokens / "data" / "tokens")
         yaml = YAML()
-        settings = yaml.load(ROOT / "params.yaml")
+        settings = yaml.load(tokens / "params.yaml")
         for key, value in {**(TINY if self.rehearsed else GPT2_SIZE), **changes}.items():
             section, setting = key.split(".")
             settings[section][setting] = value
         yaml.dump(settings, folder / "params.yaml")
-        if name == "tokens":
-            (folder / "data" / "own").mkdir()
-            if self.text is not None:
-                shutil.copy(self.text, folder / "data" / "own")
-            for stage in ("fetch", "prepare"):  # with the tokenizers that the repository has
-                subprocess.run(**_stage(folder, stage, DVC_ROOT=str(ROOT)), check=True)
         return folder
 
     def train(self, folder: Path) -> Found:
         """A run to its end: seconds of its process, and of what it has written."""
         started = time.monotonic()
-        subprocess.run(**_stage(folder, "train"), check=True)
+        subprocess.run(**_training(folder), check=True)
         seconds = time.monotonic() - started
-        losses = _losses(folder)
-        run = json.loads((folder / "data/checkpoints/run.json").read_text(encoding="utf-8"))
+        losses, checkpoints = _losses(folder), folder / "data/checkpoints"
+        run = json.loads((checkpoints / "run.json").read_text(encoding="utf-8"))
         return {
             "seconds": seconds,
             "steps": len(losses),
             "mean_loss_last_100": mean(losses[-LAST:]),
             "runtime": run["runtime"],
-            "sha256": {name: _sha256(folder, name) for name in ("best.pt", "last.pt")},
+            "sha256": {name: sha256_file(checkpoints / name) for name in ("best.pt", "last.pt")},
         }
 
     def seeds(self, name: str, settings: Settings) -> Found:
@@ -188,7 +176,7 @@ class Bench:
         project = self.project("killed", **MODERN, **self.short(), **often)
         kills = []  # steps of the newest state when the process was killed
         for share in (1 / 3, 2 / 3):
-            process = subprocess.Popen(**_stage(project, "train"))
+            process = subprocess.Popen(**_training(project))
             while process.poll() is None:
                 saved = project.glob(".cache/train/*/state-*.json")
                 step = max((int(path.stem.split("-")[1]) for path in saved), default=0)
@@ -204,16 +192,16 @@ class Bench:
 
     def precision(self) -> Found:
         """The same steps in bf16 and in fp32: how far their losses are apart at most."""
-        losses = {}
+        losses, runs = {}, []
         for precision in ("bf16", "fp32"):
             settings = {**MODERN, **self.short(), "train.precision": precision}
             project = self.project(precision, **settings)
-            self.train(project)
+            runs.append(self.train(project))
             losses[precision] = _losses(project)
         pairs = zip(losses["bf16"], losses["fp32"], strict=True)
         apart = max(abs(ours / exact - 1) for ours, exact in pairs)
         _tell("precision", {"apart": apart})
-        return {"losses": losses, "apart": apart}
+        return {"runs": runs, "losses": losses, "apart": apart}
 
     def corpus_sha256(self) -> str:
         return str(read_meta(self.folder / "tokens/data/tokens")["corpus"]["sha256"])
@@ -236,13 +224,13 @@ class Bench:
         }
 
 
-def _stage(folder: Path, name: str, **variables: str) -> dict[str, Any]:
-    """How subprocess runs a stage of this repository's code in a project."""
+def _training(folder: Path) -> dict[str, Any]:
+    """How subprocess runs this repository's `train` in a project, with a cache of its own."""
     inherited = {key: value for key, value in environment().items() if key != "DVC_ROOT"}
     return {
-        "args": [sys.executable, "-m", "pipeline", name],
+        "args": [sys.executable, "-m", "pipeline", "train"],
         "cwd": folder,
-        "env": {**inherited, "PYTHONPATH": str(ROOT), **variables},
+        "env": {**inherited, "PYTHONPATH": str(ROOT)},
         "stdout": subprocess.DEVNULL,
     }
 
@@ -250,10 +238,6 @@ def _stage(folder: Path, name: str, **variables: str) -> dict[str, Any]:
 def _losses(folder: Path) -> list[float]:
     with (folder / "reports/train.csv").open(encoding="utf-8") as file:
         return [float(row["loss"]) for row in csv.DictReader(file)]
-
-
-def _sha256(folder: Path, name: str) -> str:
-    return hashlib.sha256((folder / "data/checkpoints" / name).read_bytes()).hexdigest()
 
 
 def _val_loss(checkpoint: str, tokens: str) -> float:
@@ -266,10 +250,6 @@ def _val_loss(checkpoint: str, tokens: str) -> float:
 def _tell(part: str, found: Found) -> None:
     numbers = {k: v for k, v in found.items() if isinstance(v, (int, float))}
     print(f"{part}: " + ", ".join(f"{k} {v:.5g}" for k, v in numbers.items()), flush=True)
-
-
-def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 def main() -> None:
@@ -299,7 +279,7 @@ def main() -> None:
                 continue
             record[name] = {
                 "command": f"python reports/benchmarks/gpu.py {name}",
-                "commit": _git("rev-parse", "HEAD"),
+                "commit": git("rev-parse", "HEAD").decode().strip(),
                 "date": date.today().isoformat(),
                 "python": sys.version.split()[0],
                 "torch": version("torch"),
